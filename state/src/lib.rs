@@ -1,1 +1,19 @@
-//! To be written.
+//! The nouns in time: revision, event, write, and the world they add up to.
+//!
+//! Layer 1. Only three payloads travel through Coracle: the [`Object`], the [`Event`] and the [`Write`]; and every
+//! reader of cluster state (watch cache, controller, scheduler, a node's replica) reads the one type [`World`].
+//! No IO, no clock, no randomness here: time and identities are arguments ([`Stamp`]).
+
+mod event;
+mod key;
+mod object;
+mod stamp;
+mod world;
+mod write;
+
+pub use event::{Change, Event};
+pub use key::{Key, Revision};
+pub use object::{DecodeError, Meta, Object, OwnerRef};
+pub use stamp::{Identities, Stamp, rfc3339};
+pub use world::World;
+pub use write::{Expect, Write, is_finished, spec_differs};
