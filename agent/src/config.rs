@@ -1,0 +1,98 @@
+//! What the binary tells an agent: who the node is, where it may write, what it may use.
+//!
+//! Deliberately absent: flags and environment (the door reads those), and anything that is known only after joining.
+
+use crate::addresses::Cidr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use tokio::runtime::Handle;
+
+/// Everything an agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Address under which the node is known (`status.addresses`, `status.hostIP` of pods).
+    pub node_ip: IpAddr,
+    /// Directory of this node's files: pods' volumes, logs, compiled code. Made when missing.
+    pub data_dir: PathBuf,
+    /// The part of the cluster's pod network that belongs to this node (`spec.podCIDR`).
+    pub pod_cidr: Cidr,
+    /// The network of Service addresses.
+    pub service_cidr: Cidr,
+    /// Address of the cluster's DNS service, where one is served.
+    pub cluster_dns: Option<IpAddr>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Where the API server listens: what stands behind `kubernetes.default.svc`.
+    pub api_address: SocketAddr,
+    /// TCP port of plain-text ingress traffic; `None`: the node serves none.
+    pub ingress_http_port: Option<u16>,
+    /// TCP port of TLS ingress traffic; `None`: the node serves none.
+    pub ingress_https_port: Option<u16>,
+    /// No privilege: all addresses lie in 127.0.0.0/8 and the kernel is not configured.
+    pub loopback: bool,
+    /// The node runs the control plane: `node-role.kubernetes.io/control-plane` is set.
+    pub control_plane: bool,
+    /// Labels of the user's choice for the Node.
+    pub labels: BTreeMap<String, String>,
+    /// Taints of the user's choice for the Node at its registration.
+    pub taints: Vec<Taint>,
+    /// Pods this node accepts (`status.capacity.pods`).
+    pub pods_max: u32,
+    /// Bounds of what Wasm guests may use.
+    pub wasm: WasmLimits,
+    /// Bounds of each container's log.
+    pub logs: LogLimits,
+    /// Runtime whose threads run guests' commands.
+    pub commands: Handle,
+    /// Runtime whose threads move bytes: services, ingress, HTTP guests.
+    pub data: Handle,
+}
+
+/// A taint given at start: `key=value:effect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Qualified name.
+    pub key: String,
+    /// Value, may be empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// Bounds of what Wasm guests may use.
+#[derive(Clone, Copy, Debug)]
+pub struct WasmLimits {
+    /// Live instances on the node.
+    pub instances_max: u32,
+    /// Linear memory of one instance without a limit of its own.
+    pub instance_memory_bytes_max: usize,
+    /// Whether components of WASI preview 3 are offered to pods that ask by annotation.
+    pub p3: bool,
+}
+
+/// Bounds of each container's log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// Size at which a file is rotated.
+    pub file_bytes_max: u64,
+    /// Files kept, the current one included.
+    pub files_max: u32,
+}
+
+impl Default for WasmLimits {
+    fn default() -> Self {
+        Self { instances_max: 10_000, instance_memory_bytes_max: 1 << 30, p3: false }
+    }
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { file_bytes_max: 10 << 20, files_max: 5 }
+    }
+}
+
+/// What [`AgentConfig::pods_max`] is when the user does not say.
+pub const PODS_MAX: u32 = 1_000;
