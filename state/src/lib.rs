@@ -4,6 +4,7 @@
 //! reader of cluster state (watch cache, controller, scheduler, a node's replica) reads the one type [`World`].
 //! No IO, no clock, no randomness here: time and identities are arguments ([`Stamp`]).
 
+mod deletion;
 mod event;
 mod key;
 mod object;
@@ -11,6 +12,7 @@ mod stamp;
 mod world;
 mod write;
 
+pub use deletion::{Deletion, FOREGROUND, ORPHAN, Propagation};
 pub use event::{Change, Event};
 pub use key::{Key, Revision};
 pub use object::{DecodeError, Meta, Object, OwnerRef};
