@@ -1,1 +1,65 @@
-//! To be written.
+//! The minds of the cluster: what Kubernetes' controller manager decides, as functions from a world to writes.
+//!
+//! Layer 2. A controller says which keys an event concerns ([`Controller::wakes`]) and what one key needs
+//! ([`Controller::reconcile`]); the executor in `server` commits the writes. One file per controller, each reading like
+//! its paragraph in Kubernetes' documentation. Deliberately absent: IO, clocks, randomness, queues, expectations: the
+//! executor shows a controller the world that holds its last writes before it asks again.
+
+use jiff::Timestamp;
+use state::{Event, Key, Stamp, World, Write};
+
+/// What a key needs.
+#[derive(Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Writes, all decided on the same world; each key is written at most once.
+    pub writes: Vec<Write>,
+    /// When to ask about this key again although no event came, if ever.
+    pub again_at: Option<Timestamp>,
+}
+
+/// What a controller decides on.
+pub struct Cx<'a> {
+    /// The cluster.
+    pub world: &'a World,
+    /// Now.
+    pub now: Timestamp,
+    /// Identities of new objects.
+    pub stamp: Stamp<'a>,
+}
+
+/// A mind: pure, and asked about one key at a time.
+pub trait Controller: Send + Sync {
+    /// Its name in logs and as the source of its events: `deployment-controller`.
+    fn name(&self) -> &'static str;
+    /// The keys an event concerns. `world` already contains the event, and may contain later ones. Costs work on the
+    /// event's object and its owners only.
+    fn wakes(&self, event: &Event, world: &World) -> Vec<Key>;
+    /// What a key needs, if anything. A settled key answers no writes.
+    fn reconcile(&self, cx: &mut Cx<'_>, key: &Key) -> Outcome;
+}
+
+/// What the controllers must be told about this cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// When this master started: no node is judged before it had one grace period to renew its lease.
+    pub started_at: Timestamp,
+    /// PEM of the cluster's CA, published in every namespace as ConfigMap `kube-root-ca.crt`.
+    pub root_ca_pem: String,
+    /// Seconds without a lease renewal after which a node counts as unreachable; Kubernetes' 40.
+    pub node_grace_seconds: i64,
+    /// Seconds after which core Events are deleted; Kubernetes' 3600.
+    pub event_ttl_seconds: i64,
+}
+
+impl Settings {
+    /// Kubernetes' defaults.
+    pub fn new(started_at: Timestamp, root_ca_pem: String) -> Self {
+        Self { started_at, root_ca_pem, node_grace_seconds: 40, event_ttl_seconds: 3600 }
+    }
+}
+
+/// Every controller there is.
+pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
+    let _ = settings;
+    Vec::new()
+}

@@ -8,6 +8,7 @@ mod deletion;
 mod event;
 mod key;
 mod object;
+pub mod record;
 mod stamp;
 mod world;
 mod write;
