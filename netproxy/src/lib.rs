@@ -2,14 +2,23 @@
 //! HTTP of guests. It knows no Kubernetes objects (the agent turns them into [`Routes`]) and no wasmtime (a pod in this process is a
 //! [`Handler`]). hyper and rustls stop here.
 
+mod balance;
 mod config;
+mod connections;
+mod dns;
 mod handler;
+mod ingress;
+mod listener;
 pub mod network;
 mod outgoing;
 mod pods;
 mod problems;
 mod proxy;
 mod routes;
+mod service;
+mod shared;
+mod table;
+mod web;
 
 pub use config::{Limits, ProxyConfig};
 pub use handler::{Body, BoxError, Handler, HandlerError, empty, full};

@@ -1,8 +1,11 @@
 //! The kernel's side of the pod network: may we change it, and the local routes that make every pod and Service address this
 //! host's own. Loopback mode needs nothing of this. No bridges, no namespaces here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 
 /// An address range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,10 +56,10 @@ impl FromStr for Cidr {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
         let address = match address {
-            IpAddr::V4(v4) if prefix <= 32 => IpAddr::V4(std::net::Ipv4Addr::from_bits(
+            IpAddr::V4(v4) if prefix <= 32 => IpAddr::V4(Ipv4Addr::from_bits(
                 v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0),
             )),
-            IpAddr::V6(v6) if prefix <= 128 => IpAddr::V6(std::net::Ipv6Addr::from_bits(
+            IpAddr::V6(v6) if prefix <= 128 => IpAddr::V6(Ipv6Addr::from_bits(
                 v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0),
             )),
             _ => return Err(wrong()),
@@ -115,6 +118,88 @@ pub async fn release(cidrs: &[Cidr]) -> Result<(), ClaimError> {
 }
 
 async fn change(cidrs: &[Cidr], add: bool) -> Result<(), ClaimError> {
-    let _ = (cidrs, add);
-    Ok(())
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(ClaimError::Open)?;
+    let connection = tokio::spawn(connection);
+    let mut done = Ok(());
+    for cidr in cidrs {
+        let route = local_route(*cidr);
+        let changed =
+            if add { handle.route().add(route).execute().await } else { handle.route().del(route).execute().await };
+        done = match changed {
+            Err(source) if !is_already(&source, add) => Err(ClaimError::Route { cidr: *cidr, source }),
+            _ => Ok(()),
+        };
+        if done.is_err() {
+            break;
+        }
+    }
+    connection.abort();
+    done
+}
+
+/// `local CIDR dev lo table local`.
+fn local_route(cidr: Cidr) -> RouteMessage {
+    /// The kernel's table of this host's own addresses (RT_TABLE_LOCAL).
+    const LOCAL_TABLE: u8 = 255;
+    /// The loopback device is the first of every network namespace.
+    const LOOPBACK: u32 = 1;
+    let mut route = match cidr.address {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, cidr.prefix).build(),
+        IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, cidr.prefix).build(),
+    };
+    route.header.table = LOCAL_TABLE;
+    route.header.kind = RouteType::Local;
+    route.header.scope = RouteScope::Host;
+    route.attributes.push(RouteAttribute::Oif(LOOPBACK));
+    route
+}
+
+/// Whether the kernel only says that it is so already: EEXIST, or ESRCH for a removal.
+fn is_already(error: &rtnetlink::Error, add: bool) -> bool {
+    const ESRCH: i32 = 3;
+    const EEXIST: i32 = 17;
+    match error {
+        rtnetlink::Error::NetlinkError(message) => -message.raw_code() == if add { EEXIST } else { ESRCH },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_and_asked() {
+        for (text, inside, outside) in [
+            ("10.42.7.9/16", "10.42.255.1", "10.43.0.1"),
+            ("0.0.0.0/0", "1.2.3.4", "::1"),
+            ("127.1.0.0/32", "127.1.0.0", "127.1.0.1"),
+            ("fd00::1/64", "fd00::ffff", "fd01::1"),
+            ("::/0", "fe80::1", "1.2.3.4"),
+        ] {
+            let cidr: Cidr = text.parse().unwrap();
+            assert!(cidr.contains(inside.parse().unwrap()), "{text} {inside}");
+            assert!(!cidr.contains(outside.parse().unwrap()), "{text} {outside}");
+        }
+        assert_eq!("10.42.7.9/16".parse::<Cidr>().unwrap().to_string(), "10.42.0.0/16");
+        for wrong in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1"] {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
+
+    /// A range of the documentation (RFC 5737) that no machine has.
+    #[tokio::test]
+    async fn claimed_addresses_can_be_bound() {
+        if !may_configure() {
+            assert!(claim(&["198.51.100.0/24".parse().unwrap()]).await.is_err(), "without the capability it must fail");
+            return;
+        }
+        let range: Cidr = "198.51.100.0/24".parse().unwrap();
+        claim(&[range]).await.unwrap();
+        claim(&[range]).await.unwrap();
+        let bound = std::net::TcpListener::bind("198.51.100.77:0");
+        release(&[range]).await.unwrap();
+        release(&[range]).await.unwrap();
+        bound.unwrap();
+    }
 }

@@ -1,0 +1,71 @@
+//! One TCP connection to a Service: choose an endpoint, then either carry bytes to its socket or, if it is a pod of this
+//! process, speak HTTP right here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::balance::{Among, Port};
+use crate::connections::Connection;
+use crate::listener::reset;
+use crate::pods::{Endpoint, Open};
+use crate::shared::Shared;
+use crate::web::serve::{self, Target};
+
+/// Serves an accepted connection to its end.
+pub(crate) async fn connection(
+    shared: Arc<Shared>,
+    port: Arc<Port>,
+    client: TcpStream,
+    peer: SocketAddr,
+    connection: Connection,
+) {
+    match reach(&shared, &port, peer.ip()).await {
+        Some(Reached::Local) => {
+            serve::connection(&shared, Target::Port { port, client: peer.ip() }, client, &connection).await;
+        }
+        Some(Reached::Socket(upstream, _open)) => {
+            connection.drive_plain(carry(client, upstream)).await;
+        }
+        None => reset(client),
+    }
+}
+
+enum Reached {
+    Local,
+    Socket(TcpStream, Open),
+}
+
+/// An endpoint that takes the connection; the next one if it does not.
+async fn reach(shared: &Shared, port: &Port, client: IpAddr) -> Option<Reached> {
+    let mut tried = Vec::new();
+    while tried.len() < shared.limits.attempts_max {
+        let endpoint = port.choose(Among::All, &tried, Some(client))?;
+        if endpoint.is_local() {
+            return Some(Reached::Local);
+        }
+        match dial(shared, &endpoint).await {
+            Ok((stream, open)) => return Some(Reached::Socket(stream, open)),
+            Err(error) => tracing::debug!(port = port.name, endpoint = %endpoint.addr, %error, "connect failed"),
+        }
+        tried.push(endpoint.addr);
+    }
+    None
+}
+
+/// A connection to an endpoint's socket.
+pub(crate) async fn dial(shared: &Shared, endpoint: &Arc<Endpoint>) -> std::io::Result<(TcpStream, Open)> {
+    let open = endpoint.open();
+    let stream = tokio::time::timeout(shared.limits.connect_timeout, TcpStream::connect(endpoint.addr)).await??;
+    stream.set_nodelay(true)?;
+    Ok((stream, open))
+}
+
+/// Bytes both ways until both sides are done; a half-close is passed on, a broken side resets the other.
+async fn carry(mut client: TcpStream, mut upstream: TcpStream) {
+    if tokio::io::copy_bidirectional(&mut client, &mut upstream).await.is_err() {
+        reset(client);
+        reset(upstream);
+    }
+}

@@ -1,0 +1,56 @@
+//! What every connection and request may look at: the current table, the endpoints, the way out, the bounds.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Limits, ProxyConfig};
+use crate::connections::Connections;
+use crate::pods::Endpoints;
+use crate::problems::Problems;
+use crate::table::Table;
+use crate::web::upstream::Upstreams;
+
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) cluster_domain: String,
+    pub(crate) data: tokio::runtime::Handle,
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) problems: Problems,
+    /// One permit per open client connection of the whole proxy.
+    pub(crate) permits: Arc<Semaphore>,
+    /// Connections to Services: they outlive the listener that accepted them.
+    pub(crate) service_connections: Arc<Connections>,
+    /// Connections that were upgraded and are only carried now.
+    pub(crate) tunnels: Arc<Connections>,
+    /// Which of several addresses is next.
+    pub(crate) turn: AtomicUsize,
+    /// No new connections, anywhere.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &ProxyConfig) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(config.limits.connections_max));
+        let connections_max = config.limits.connections_max;
+        Arc::new(Self {
+            limits: config.limits.clone(),
+            cluster_domain: config.cluster_domain.trim_matches('.').to_ascii_lowercase(),
+            data: config.data.clone(),
+            table: ArcSwap::default(),
+            endpoints: Endpoints::default(),
+            upstreams: Upstreams::new(&config.limits, config.data.clone()),
+            problems: Problems::default(),
+            service_connections: Connections::new(connections_max, permits.clone()),
+            tunnels: Connections::new(connections_max, permits.clone()),
+            permits,
+            turn: AtomicUsize::new(0),
+            stop: CancellationToken::new(),
+        })
+    }
+}

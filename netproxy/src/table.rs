@@ -1,0 +1,109 @@
+//! The compiled route table: what a connection, a request or a query looks up. Immutable once built, swapped whole; ports
+//! keep their identity from one table to the next, so that listeners and open connections see new endpoints through them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::balance::Port;
+use crate::ingress::Matcher;
+use crate::routes::{BackendPort, Protocol, Routes, ServiceRoute};
+
+/// One Service with its ports.
+pub(crate) struct Service {
+    pub(crate) route: ServiceRoute,
+    pub(crate) ports: Vec<Arc<Port>>,
+}
+
+impl Service {
+    /// The TCP port an Ingress names.
+    pub(crate) fn port(&self, port: &BackendPort) -> Option<&Arc<Port>> {
+        let wanted = self.route.ports.iter().position(|route| {
+            route.protocol == Protocol::Tcp
+                && match port {
+                    BackendPort::Number(number) => route.port == *number,
+                    BackendPort::Name(name) => route.name == *name,
+                }
+        })?;
+        self.ports.get(wanted)
+    }
+
+    /// Addresses that are this Service's own.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.route.cluster_ips.iter().chain(&self.route.external_ips).copied()
+    }
+}
+
+/// The whole table.
+#[derive(Default)]
+pub(crate) struct Table {
+    /// namespace -> name -> Service
+    services: HashMap<String, HashMap<String, Arc<Service>>>,
+    /// Service addresses of TCP ports.
+    vips: HashMap<SocketAddr, Arc<Port>>,
+    /// Names of addresses: Services' and headless pods', without the cluster domain.
+    reverse: HashMap<IpAddr, String>,
+    pub(crate) ingress: Matcher,
+}
+
+impl Table {
+    /// Compiles `routes`, taking over what stayed the same in `old`. `port` finds or makes the port of a Service.
+    pub(crate) fn build(routes: Routes, old: &Table, mut port: impl FnMut(&ServiceRoute, usize) -> Arc<Port>) -> Self {
+        let mut table = Self::default();
+        for route in routes.services {
+            let service = match old.service(&route.namespace, &route.name) {
+                Some(same) if same.route == route => same.clone(),
+                _ => {
+                    let ports = (0..route.ports.len()).map(|index| port(&route, index)).collect();
+                    Arc::new(Service { route, ports })
+                }
+            };
+            table.enter(service);
+        }
+        table.ingress = Matcher::build(&routes.ingresses, |namespace, name, port| {
+            table.service(namespace, name).and_then(|service| service.port(port)).cloned()
+        });
+        table
+    }
+
+    fn enter(&mut self, service: Arc<Service>) {
+        let route = &service.route;
+        for (port, made) in route.ports.iter().zip(&service.ports) {
+            for address in service.addresses().filter(|_| port.protocol == Protocol::Tcp) {
+                self.vips.insert(SocketAddr::new(address, port.port), made.clone());
+            }
+        }
+        for address in &route.cluster_ips {
+            self.reverse.insert(*address, format!("{}.{}.svc", route.name, route.namespace));
+        }
+        for record in &route.headless {
+            if let Some(hostname) = &record.hostname {
+                let name = format!("{hostname}.{}.{}.svc", route.name, route.namespace);
+                self.reverse.insert(record.address, name);
+            }
+        }
+        self.services.entry(route.namespace.clone()).or_default().insert(route.name.clone(), service);
+    }
+
+    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(namespace)?.get(name)
+    }
+
+    /// Whether any Service is in `namespace`.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        self.services.contains_key(namespace)
+    }
+
+    pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Arc<Port>> {
+        self.vips.get(&addr)
+    }
+
+    /// `web.default.svc` for an address.
+    pub(crate) fn reverse(&self, address: IpAddr) -> Option<&str> {
+        self.reverse.get(&address).map(String::as_str)
+    }
+
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values().flat_map(HashMap::values)
+    }
+}
