@@ -1,10 +1,35 @@
 //! Wasm: programs in, running containers out.
+//!
+//! [`load`] turns files into programs, [`container`] runs them: [`command`] once, [`http`] per request. All of them
+//! build instances from [`host`] (what one instance has), [`linkers`] (what guests may import) and [`account`] (what a
+//! container uses and may use).
+
+mod account;
+mod body;
+mod cache;
+mod clock;
+mod command;
+mod container;
+mod engine;
+mod host;
+mod http;
+mod linkers;
+mod load;
+mod names;
+mod outgoing;
+mod program;
+mod sockets;
+mod stdio;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-use crate::spec::{
-    Body, ContainerSpec, ExecError, Exit, HandleError, LoadError, LogSink, StartError, Usage, WasmError,
-};
+use self::cache::Cache;
+pub use self::container::Container;
+use self::engine::Parts;
+use self::load::Loader;
+pub use self::program::{Program, Shape};
+use crate::spec::{ContainerSpec, LoadError, StartError, WasmError};
 
 /// Settings of the engine and bounds of what runs in it.
 #[derive(Debug, Clone)]
@@ -13,7 +38,7 @@ pub struct WasmConfig {
     pub cache_dir: PathBuf,
     /// The threads that run commands. HTTP guests run where [`Container::handle`] is awaited.
     pub commands: tokio::runtime::Handle,
-    /// Live instances on the node.
+    /// Live instances on the node. Each takes [`WasmConfig::instance_memory_bytes_max`] of address space (not memory).
     pub instances_max: u32,
     /// Bytes of one linear memory, whatever a container's own limit is.
     pub instance_memory_bytes_max: usize,
@@ -29,7 +54,7 @@ pub struct WasmConfig {
     pub requests_max: usize,
     /// Requests that may wait for one of those; more are refused.
     pub requests_waiting_max: usize,
-    /// Milliseconds from a request to the response's head.
+    /// Milliseconds from a request to the response's head, and from the response's end to the guest's.
     pub request_ms_max: u64,
 }
 
@@ -54,89 +79,45 @@ impl WasmConfig {
 
 /// The node's Wasm engine. Clones share it.
 #[derive(Clone)]
-pub struct Wasm;
+pub struct Wasm(Arc<Inner>);
+
+struct Inner {
+    config: WasmConfig,
+    loader: Arc<Loader>,
+    /// Made when the first program is loaded: a node without Wasm pods does without it.
+    parts: OnceLock<Result<Arc<Parts>, String>>,
+}
 
 impl Wasm {
     /// Prepares the engine; cheap, the engine itself is made when first needed.
     pub fn new(config: WasmConfig) -> Result<Wasm, WasmError> {
-        todo!()
+        let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)
+            .map_err(|source| WasmError::Cache { path: config.cache_dir.display().to_string(), source })?;
+        let loader = Arc::new(Loader::new(cache, config.wasm_bytes_max, config.compiles_max));
+        Ok(Wasm(Arc::new(Inner { config, loader, parts: OnceLock::new() })))
     }
 
     /// Compiles the file, or maps what was compiled before. Any number may ask for the same file at once.
     pub async fn load(&self, file: &Path) -> Result<Program, LoadError> {
-        todo!()
+        let inner = self.0.clone();
+        let parts = tokio::task::spawn_blocking(move || inner.parts())
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()))
+            .map_err(|detail| LoadError::Engine {
+                detail: format!("cannot set up the WebAssembly engine: {detail}"),
+            })?;
+        self.0.loader.load(file, parts).await
     }
 
     /// Starts a container: a command runs at once, an HTTP component when a request comes.
     pub fn start(&self, spec: ContainerSpec) -> Result<Container, StartError> {
-        todo!()
+        Container::start(spec, &self.0.config)
     }
 }
 
-/// Native code ready to run. Clones share it; the last one gone unmaps it.
-#[derive(Clone)]
-pub struct Program;
-
-impl Program {
-    /// `sha256:` and the digest of the `.wasm` file.
-    pub fn digest(&self) -> &str {
-        todo!()
-    }
-    /// What it can do.
-    pub fn shape(&self) -> Shape {
-        todo!()
-    }
-}
-
-/// What a program is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// A preview 1 core module with `_start`.
-    Command,
-    /// A component that exports `wasi:cli/run`.
-    CommandComponent,
-    /// A component that exports `wasi:http/incoming-handler` (or preview 3's `wasi:http/handler`).
-    Http,
-}
-
-/// One container, running or ended. Clones are the same container; it is not killed when they are dropped.
-#[derive(Clone)]
-pub struct Container;
-
-impl Container {
-    /// Waits for the end. Any number may wait.
-    pub async fn exited(&self) -> Exit {
-        todo!()
-    }
-    /// The end, if it has come.
-    pub fn exit(&self) -> Option<Exit> {
-        todo!()
-    }
-    /// HTTP: takes no new requests, ends (code 0) when the running ones have. Commands: WASI has no signals, so nothing
-    /// happens; the caller waits its grace period and kills.
-    pub fn stop(&self) {
-        todo!()
-    }
-    /// Ends it within a tick, whatever it does. Exit code 137.
-    pub fn kill(&self) {
-        todo!()
-    }
-    /// Has an HTTP component answer a request, on the caller's own task up to the response's head.
-    pub async fn handle(&self, request: http::Request<Body>) -> Result<http::Response<Body>, HandleError> {
-        todo!()
-    }
-    /// Runs the program once more beside itself, in the same sandbox, with other arguments (argv, `argv[0]` included).
-    /// Dropping the future kills it.
-    pub async fn exec(
-        &self,
-        args: Vec<String>,
-        stdout: std::sync::Arc<dyn LogSink>,
-        stderr: std::sync::Arc<dyn LogSink>,
-    ) -> Result<Exit, ExecError> {
-        todo!()
-    }
-    /// CPU time and memory, now.
-    pub fn usage(&self) -> Usage {
-        todo!()
+impl Inner {
+    fn parts(&self) -> Result<Arc<Parts>, String> {
+        let made = || Parts::new(&self.config).map(Arc::new).map_err(|error| format!("{error:#}"));
+        self.parts.get_or_init(made).clone()
     }
 }

@@ -1,0 +1,174 @@
+//! `wasi:sockets` for guests: a socket lives on the pod's address and reaches services where their endpoints are.
+//!
+//! Only the functions that carry an address are redefined; each edits the address and calls the original. A guest can
+//! bind nothing but its pod's address, so pods cannot take each other's ports or the node's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use wasmtime::component::{Linker, Resource};
+use wasmtime::{Result, StoreContextMut};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _, IpSocketAddress};
+use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
+use wasmtime_wasi::p2::bindings::sockets::udp::{
+    HostOutgoingDatagramStream, HostUdpSocket, OutgoingDatagram, OutgoingDatagramStream,
+};
+use wasmtime_wasi::p2::{Network as NetworkResource, SocketResult, TcpSocket, UdpSocket};
+use wasmtime_wasi::sockets::WasiSocketsView;
+
+use super::host::Host;
+use super::linkers::P2;
+
+pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
+    tcp(linker)?;
+    udp(linker)
+}
+
+fn tcp(linker: &mut Linker<Host>) -> Result<()> {
+    let mut instance = linker.instance(&format!("wasi:sockets/tcp@{P2}"))?;
+    instance.func_wrap_async(
+        "[method]tcp-socket.start-bind",
+        |mut store, (socket, network, address): Bind<TcpSocket>| {
+            Box::new(async move {
+                let Ok(address) = bound(store.data(), address, Protocol::Tcp) else {
+                    return Ok((Err(ErrorCode::AddressNotBindable),));
+                };
+                let done = HostTcpSocket::start_bind(&mut store.data_mut().sockets(), socket, network, address).await;
+                Ok((code(store.data_mut(), done)?,))
+            })
+        },
+    )?;
+    instance.func_wrap(
+        "[method]tcp-socket.start-connect",
+        |mut store: StoreContextMut<'_, Host>, (socket, network, address): Bind<TcpSocket>| {
+            let address = routed(store.data(), address);
+            let done = HostTcpSocket::start_connect(&mut store.data_mut().sockets(), socket, network, address);
+            Ok((code(store.data_mut(), done)?,))
+        },
+    )
+}
+
+fn udp(linker: &mut Linker<Host>) -> Result<()> {
+    let mut instance = linker.instance(&format!("wasi:sockets/udp@{P2}"))?;
+    instance.func_wrap_async(
+        "[method]udp-socket.start-bind",
+        |mut store, (socket, network, address): Bind<UdpSocket>| {
+            Box::new(async move {
+                let Ok(address) = bound(store.data(), address, Protocol::Udp) else {
+                    return Ok((Err(ErrorCode::AddressNotBindable),));
+                };
+                let done = HostUdpSocket::start_bind(&mut store.data_mut().sockets(), socket, network, address).await;
+                Ok((code(store.data_mut(), done)?,))
+            })
+        },
+    )?;
+    instance.func_wrap_async(
+        "[method]udp-socket.stream",
+        |mut store, (socket, remote): (Resource<UdpSocket>, Option<IpSocketAddress>)| {
+            Box::new(async move {
+                let remote = remote.map(|address| routed(store.data(), address));
+                let done = HostUdpSocket::stream(&mut store.data_mut().sockets(), socket, remote).await;
+                Ok((code(store.data_mut(), done)?,))
+            })
+        },
+    )?;
+    instance.func_wrap(
+        "[method]outgoing-datagram-stream.send",
+        |mut store: StoreContextMut<'_, Host>,
+         (stream, datagrams): (Resource<OutgoingDatagramStream>, Vec<OutgoingDatagram>)| {
+            let route = |mut datagram: OutgoingDatagram| {
+                datagram.remote_address = datagram.remote_address.map(|address| routed(store.data(), address));
+                datagram
+            };
+            let datagrams = datagrams.into_iter().map(route).collect();
+            let done = HostOutgoingDatagramStream::send(&mut store.data_mut().sockets(), stream, datagrams);
+            Ok((code(store.data_mut(), done)?,))
+        },
+    )
+}
+
+type Bind<T> = (Resource<T>, Resource<NetworkResource>, IpSocketAddress);
+
+fn code<T>(host: &mut Host, done: SocketResult<T>) -> Result<Result<T, ErrorCode>> {
+    match done {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Ok(Err(host.sockets().convert_error_code(error)?)),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+fn bound(host: &Host, address: IpSocketAddress, protocol: Protocol) -> Result<IpSocketAddress, Foreign> {
+    bind_address(address.into(), host.sandbox.network.address(), protocol).map(IpSocketAddress::from)
+}
+
+/// The address does not belong to the pod.
+#[derive(Debug, PartialEq)]
+struct Foreign;
+
+/// Where a socket of the pod really binds.
+fn bind_address(wanted: SocketAddr, pod: IpAddr, protocol: Protocol) -> Result<SocketAddr, Foreign> {
+    // A datagram socket that only sends: left to the kernel, which knows the right source address for each way.
+    if protocol == Protocol::Udp && wanted.ip().is_unspecified() && wanted.port() == 0 {
+        return Ok(wanted);
+    }
+    let ours = wanted.ip().is_unspecified() || is_localhost(wanted.ip()) || wanted.ip() == pod;
+    match ours && wanted.is_ipv4() == pod.is_ipv4() {
+        true => Ok(SocketAddr::new(pod, wanted.port())),
+        false => Err(Foreign),
+    }
+}
+
+fn routed(host: &Host, address: IpSocketAddress) -> IpSocketAddress {
+    let network = &host.sandbox.network;
+    let wanted = pod_address(address.into(), network.address());
+    network.route(wanted).into()
+}
+
+/// A pod's localhost is its own address, so that its containers find each other and nothing of the node's.
+fn pod_address(wanted: SocketAddr, pod: IpAddr) -> SocketAddr {
+    let own = is_localhost(wanted.ip()) || wanted.ip().is_unspecified();
+    match own && wanted.is_ipv4() == pod.is_ipv4() {
+        true => SocketAddr::new(pod, wanted.port()),
+        false => wanted,
+    }
+}
+
+/// Exactly localhost: the rest of 127.0.0.0/8 may be other pods.
+fn is_localhost(address: IpAddr) -> bool {
+    address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_binds_nothing_but_its_address() {
+        let pod: IpAddr = "10.42.0.7".parse().unwrap();
+        let bind = |wanted: &str, protocol| {
+            bind_address(wanted.parse().unwrap(), pod, protocol).map(|address| address.to_string())
+        };
+        let own = Ok("10.42.0.7:80".to_owned());
+        for wanted in ["0.0.0.0:80", "127.0.0.1:80", "10.42.0.7:80"] {
+            assert_eq!(bind(wanted, Protocol::Tcp), own, "{wanted}");
+        }
+        for wanted in ["10.42.0.8:80", "192.168.1.1:80", "127.0.0.2:80", "[::]:80"] {
+            assert_eq!(bind(wanted, Protocol::Tcp), Err(Foreign), "{wanted}");
+        }
+        assert_eq!(bind("0.0.0.0:0", Protocol::Udp), Ok("0.0.0.0:0".to_owned()));
+        assert_eq!(bind("0.0.0.0:0", Protocol::Tcp), Ok("10.42.0.7:0".to_owned()));
+    }
+
+    #[test]
+    fn localhost_is_the_pod() {
+        let pod: IpAddr = "127.42.0.7".parse().unwrap();
+        let to = |wanted: &str| pod_address(wanted.parse().unwrap(), pod).to_string();
+        assert_eq!(to("127.0.0.1:5432"), "127.42.0.7:5432");
+        assert_eq!(to("127.42.0.9:80"), "127.42.0.9:80");
+        assert_eq!(to("192.0.2.1:80"), "192.0.2.1:80");
+    }
+}
