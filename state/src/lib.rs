@@ -4,6 +4,7 @@
 //! reader of cluster state (watch cache, controller, scheduler, a node's replica) reads the one type [`World`].
 //! No IO, no clock, no randomness here: time and identities are arguments ([`Stamp`]).
 
+pub mod admission;
 mod deletion;
 mod event;
 mod key;

@@ -74,7 +74,7 @@ pub fn event(world: &World, stamp: &mut Stamp<'_>, about: &Object, note: &Note<'
             Write::update(old, value)
         }
         None => {
-            let mut value = first(about, note, &namespace, &name, stamp);
+            let mut value = first(about, note, namespace, &name, stamp);
             stamp.complete(&mut value, false);
             Write::create(key, value)
         }
