@@ -1,0 +1,217 @@
+//! The door: one request in, one answer out. Authentication, authorization, and who answers what.
+
+use crate::authn::{self, User};
+use crate::authz;
+use crate::body::{self, Answer};
+use crate::config::{ApiConfig, Limits};
+use crate::discovery;
+use crate::negotiate::{self, Wanted};
+use crate::query::Query;
+use crate::reviews;
+use crate::route::{self, ResourceRoute, Route};
+use crate::services::Allocator;
+use crate::snapshots::Snapshots;
+use crate::status::Status;
+use crate::verbs;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use manifests::{Kind, Resource};
+use state::{Identities, Key, Stamp, World};
+use std::sync::{Arc, Mutex, PoisonError};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// Methods that a path without a resource answers.
+const READS: &[Method] = &[Method::GET, Method::HEAD];
+
+/// The API of one cluster. Shared by all connections.
+pub struct Api {
+    pub(crate) config: ApiConfig,
+    identities: Mutex<Box<dyn Identities + Send>>,
+    pub(crate) services: Allocator,
+    pub(crate) snapshots: Snapshots,
+}
+
+impl Api {
+    /// An API over the store of `config`.
+    pub fn new(mut config: ApiConfig) -> Arc<Self> {
+        let identities = std::mem::replace(&mut config.identities, Box::new(Spent));
+        Arc::new(Self {
+            identities: Mutex::new(identities),
+            services: Allocator::new(config.service_cidr, &config.service_addresses_reserved),
+            snapshots: Snapshots::new(config.limits.snapshots_max),
+            config,
+        })
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.config.clock)()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.config.store
+    }
+
+    pub(crate) fn world(&self) -> Arc<World> {
+        self.config.store.world()
+    }
+
+    /// Runs `act` with the moment and fresh identities.
+    pub(crate) fn stamped<R>(&self, act: impl FnOnce(&mut Stamp<'_>) -> R) -> R {
+        let now = self.now();
+        // a generator is whole after any panic of its user
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut Stamp { now, identities: identities.as_mut() })
+    }
+}
+
+/// What stands in the configuration after its generator was taken out.
+struct Spent;
+
+impl Identities for Spent {
+    fn next(&mut self) -> u64 {
+        0
+    }
+}
+
+/// A request for a resource, everything about it known but whether the object exists.
+pub(crate) struct Call {
+    /// The API.
+    pub api: Arc<Api>,
+    /// Who asks.
+    pub user: User,
+    /// The kind, its row.
+    pub kind: &'static Kind,
+    /// Where the path points.
+    pub at: ResourceRoute,
+    /// Options.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The body, read whole; empty for reads.
+    pub body: Bytes,
+    /// How the answer is wanted.
+    pub wanted: Wanted,
+    /// Ends watches and streams.
+    pub ended: CancellationToken,
+}
+
+impl Call {
+    /// The kind's resource.
+    pub fn resource(&self) -> Resource {
+        self.kind.resource()
+    }
+
+    /// The key the path names.
+    pub fn key(&self) -> Key {
+        Key::new(self.resource(), &self.at.namespace, &self.at.name)
+    }
+}
+
+/// Answers a request.
+pub(crate) async fn handle(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    certified: Option<Arc<User>>,
+    ended: CancellationToken,
+) -> Answer {
+    let is_head = request.method() == Method::HEAD;
+    let mut answer = answer(api, request, certified, ended).await.unwrap_or_else(|status| body::refusal(&status));
+    if is_head {
+        *answer.body_mut() = body::full(Bytes::new());
+    }
+    answer
+}
+
+async fn answer(
+    api: &Arc<Api>,
+    request: Request<Incoming>,
+    certified: Option<Arc<User>>,
+    ended: CancellationToken,
+) -> Result<Answer, Status> {
+    let (head, incoming) = request.into_parts();
+    let query = Query::parse(head.uri.query());
+    let route = route::route(&head.method, head.uri.path(), &query);
+    let user = authn::authenticate(certified.as_deref(), &head.headers, &api.config.tokens)?;
+    authz::authorize(&user, &route)?;
+    let Some(at) = route.resource.clone() else {
+        return plain(api, &head.method, &route, &head.headers, &query);
+    };
+    let body = match route.verb {
+        "get" | "list" | "watch" => Bytes::new(),
+        _ => body::read(incoming, &head.headers, api.limits()).await?,
+    };
+    let wanted = negotiate::wanted(&head.headers)?;
+    if let Some(review) = reviews::find(&at) {
+        return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
+    }
+    let kind = find_kind(&at)?;
+    let call = Call {
+        api: api.clone(),
+        user,
+        kind,
+        at,
+        query,
+        headers: head.headers,
+        body,
+        wanted,
+        ended,
+    };
+    verbs::answer(call, route.verb).await
+}
+
+/// The row of a path's kind, if the path fits its scope.
+fn find_kind(at: &ResourceRoute) -> Result<&'static Kind, Status> {
+    let kind = manifests::by_resource(&Resource::new(at.group.clone(), at.plural.clone()))
+        .filter(|kind| kind.version == at.version)
+        .ok_or_else(no_such_page)?;
+    if kind.namespaced == at.namespace.is_empty() && (!at.name.is_empty() || !kind.namespaced) {
+        return Err(no_such_page());
+    }
+    Ok(kind)
+}
+
+/// 404 for a resource that is not served.
+pub(crate) fn no_such_page() -> Status {
+    Status::no_such_path()
+}
+
+/// Paths that are no resources.
+fn plain(
+    api: &Arc<Api>,
+    method: &Method,
+    route: &Route,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<Answer, Status> {
+    if !READS.contains(method) {
+        return Err(Status::method_not_allowed());
+    }
+    let path = route.path.trim_end_matches('/');
+    if matches!(path, "/healthz" | "/livez" | "/readyz") {
+        return Ok(health(api, path, query));
+    }
+    discovery::answer(api, path, headers, query)
+}
+
+fn health(api: &Api, path: &str, query: &Query) -> Answer {
+    let checks = [("ping", true), ("store", true), ("server", path != "/readyz" || (api.config.ready)())];
+    let is_well = checks.iter().all(|(_, well)| *well);
+    if is_well && query.flag_given("verbose").is_none() {
+        return body::text(200, "ok");
+    }
+    let mut text = String::new();
+    for (name, well) in checks {
+        text.push_str(&if well { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") });
+    }
+    let what = path.trim_start_matches('/');
+    text.push_str(&format!("{what} check {}\n", if is_well { "passed" } else { "failed" }));
+    body::text(if is_well { 200 } else { 500 }, text)
+}

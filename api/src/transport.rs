@@ -1,0 +1,270 @@
+//! TCP, TLS and HTTP/1.1 or HTTP/2, all of it bounded: nothing a client does or leaves undone holds anything for ever.
+//!
+//! Bounds: connections, the handshake's time, the time and size of a request's head, streams of a connection, and how
+//! long a client may take no byte ([`Stalling`]). Nothing here knows what a request means.
+
+use crate::authn::{self, User};
+use crate::body::{self, Answer};
+use crate::config::Limits;
+use crate::status::Status;
+use crate::front::{self, Api};
+use futures::FutureExt;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use std::convert::Infallible;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Bytes of a request's head; Go's default, which Kubernetes has.
+const HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// HTTP/2: how often a silent connection is asked whether it lives, and how long it may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIME_MAX: Duration = Duration::from_secs(20);
+/// Wait after a failed accept (too many open files), so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The TLS configuration was not possible.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate authority of clients.
+    #[error("use client certificate authority")]
+    ClientCa(#[source] rustls::server::VerifierBuilderError),
+    /// One of its certificates.
+    #[error("add client certificate authority")]
+    Root(#[source] rustls::Error),
+    /// The certificate the server shows.
+    #[error("use serving certificate")]
+    Certificate(#[source] rustls::Error),
+}
+
+/// The TLS configuration of the API: shows `chain`, and asks clients for a certificate of one of `client_cas`
+/// without insisting on one.
+///
+/// # Errors
+/// When a certificate or the key is not one.
+pub fn tls_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    client_cas: &[CertificateDer<'static>],
+) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Certificate)?;
+    let builder = if client_cas.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        for ca in client_cas {
+            roots.add(ca.clone()).map_err(TlsError::Root)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(TlsError::ClientCa)?;
+        builder.with_client_cert_verifier(verifier)
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Certificate)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Serves the API on `listener` until `shutdown`; then ends watches, lets open requests finish, and returns.
+pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: Arc<Api>, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(api.limits().connections_max));
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    // ends watches and log streams before their connections are asked to end
+    let stop = shutdown.clone();
+    loop {
+        let slot = tokio::select! {
+            () = stop.cancelled() => break,
+            slot = slots.clone().acquire_owned() => slot,
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok(slot) = slot else { break };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, api, shutdown) = (acceptor.clone(), api.clone(), shutdown.clone());
+        connections.spawn(async move {
+            connection(stream, acceptor, api, shutdown).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if timeout(api.limits().drain_time_max, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "connections left open at shutdown");
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, shutdown: CancellationToken) {
+    // answers are small and latency counts; a socket that refuses only answers slower
+    let _ = stream.set_nodelay(true);
+    let limits = api.limits().clone();
+    let stream = match timeout(limits.handshake_time_max, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let user = certified(&stream).map(Arc::new);
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let io = TokioIo::new(Stalling::new(stream, limits.stall_time_max));
+    let ended = shutdown.clone();
+    let service = service_fn(move |request| {
+        let (api, user, ended) = (api.clone(), user.clone(), ended.clone());
+        async move { Ok::<_, Infallible>(guarded(request, api, user, ended).await) }
+    });
+    let served = if is_http2 { http2(io, service, &limits, &shutdown).await } else { http1(io, service, &limits, &shutdown).await };
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection");
+    }
+}
+
+type Io = TokioIo<Stalling<TlsStream<TcpStream>>>;
+
+async fn http1<S>(io: Io, service: S, limits: &Limits, shutdown: &CancellationToken) -> hyper::Result<()>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Answer, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.receive_time_max).max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn http2<S>(io: Io, service: S, limits: &Limits, shutdown: &CancellationToken) -> hyper::Result<()>
+where
+    S: hyper::service::Service<Request<Incoming>, Response = Answer, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIME_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Whom the client's certificate names; the handshake has verified its chain.
+fn certified(stream: &TlsStream<TcpStream>) -> Option<User> {
+    authn::certified(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
+/// Answers a request; a panic in a handler is a 500 to this client and nothing to anybody else.
+async fn guarded(
+    request: Request<Incoming>,
+    api: Arc<Api>,
+    certified: Option<Arc<User>>,
+    ended: CancellationToken,
+) -> Answer {
+    let began = Instant::now();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let answered = AssertUnwindSafe(front::handle(&api, request, certified, ended)).catch_unwind().await;
+    let answer = answered.unwrap_or_else(|_| {
+        tracing::error!(%method, path = uri.path(), "a request's handler panicked");
+        body::refusal(&Status::internal(format!("a handler of {method} {} failed", uri.path())))
+    });
+    tracing::debug!(%method, %uri, code = answer.status().as_u16(), took = ?began.elapsed(), "request");
+    answer
+}
+
+/// A connection that fails when the other side takes no byte for too long while there is something to send.
+struct Stalling<S> {
+    inner: S,
+    time_max: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Stalling<S> {
+    fn new(inner: S, time_max: Duration) -> Self {
+        Self { inner, time_max, stalled: None }
+    }
+
+    fn judge<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let time_max = self.time_max;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(time_max)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stalling<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stalling<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.judge(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        self.judge(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.judge(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
+        self.judge(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
