@@ -1,14 +1,18 @@
-//! Log files of containers, in the CRI format Kubernetes' tools know.
+//! Log files of containers, in the CRI format Kubernetes' tools know:
+//! `2026-11-20T20:00:00.000000000Z stdout F line`.
+//!
+//! A container's directory holds `N.log` for the instance with restart count N, and `N.log.000000`, `N.log.000001`, ...
+//! for what was rotated away, oldest first. [`LogFile`] writes them, [`read`] reads them back, in order and across
+//! rotations, and follows a live one. Which pod they belong to, and when a directory goes, is the agent's affair.
 
-use std::io;
+mod read;
+mod record;
+mod write;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::stream::BoxStream;
-use jiff::Timestamp;
-
-use crate::spec::LogSink;
+pub use self::read::{ReadOptions, read};
+pub use self::write::LogFile;
 
 /// Bounds of one container instance's log files.
 #[derive(Debug, Clone, Copy)]
@@ -20,59 +24,42 @@ pub struct LogLimits {
 }
 
 impl Default for LogLimits {
+    /// The kubelet's.
     fn default() -> Self {
         LogLimits { file_bytes_max: 10 << 20, files_max: 5 }
     }
 }
 
-/// The log of one instance of a container: `DIR/N.log`, N being its restart count.
-#[derive(Clone)]
-pub struct LogFile;
+fn current_path(dir: &Path, restarts: u32) -> PathBuf {
+    dir.join(format!("{restarts}.log"))
+}
 
-impl LogFile {
-    /// Opens (creates, or continues) `dir/RESTARTS.log`; `dir` is made when missing.
-    pub fn open(dir: &Path, restarts: u32, limits: LogLimits) -> io::Result<LogFile> {
-        todo!()
-    }
-    /// The sink for standard output.
-    pub fn stdout(&self) -> Arc<dyn LogSink> {
-        todo!()
-    }
-    /// The sink for standard error.
-    pub fn stderr(&self) -> Arc<dyn LogSink> {
-        todo!()
-    }
-    /// The path of the current file.
-    pub fn path(&self) -> PathBuf {
-        todo!()
-    }
-    /// Writes out a last unfinished line and tells followers that nothing more will come. Idempotent.
-    pub fn close(&self) {
-        todo!()
+fn rotated_path(dir: &Path, restarts: u32, sequence: u64) -> PathBuf {
+    dir.join(format!("{restarts}.log.{sequence:06}"))
+}
+
+/// What a file name in a log directory stands for: the instance, and the sequence number if it was rotated away.
+fn parse_name(name: &str) -> Option<(u32, Option<u64>)> {
+    let (restarts, rest) = name.split_once(".log")?;
+    let restarts = restarts.parse().ok()?;
+    match rest.strip_prefix('.') {
+        Some(sequence) => Some((restarts, Some(sequence.parse().ok()?))),
+        None => rest.is_empty().then_some((restarts, None)),
     }
 }
 
-/// What to read: the fields of Kubernetes' PodLogOptions.
-#[derive(Debug, Clone, Default)]
-pub struct ReadOptions {
-    /// Keep the stream open until the log is closed.
-    pub follow: bool,
-    /// Only the last lines.
-    pub tail_lines: Option<u64>,
-    /// Only lines at or after this time.
-    pub since: Option<Timestamp>,
-    /// End after that many bytes.
-    pub limit_bytes: Option<u64>,
-    /// Begin each line with its time.
-    pub timestamps: bool,
+/// The rotated files of an instance, oldest first.
+fn rotated(dir: &Path, restarts: u32) -> Vec<u64> {
+    let mut found: Vec<u64> = names(dir)
+        .filter_map(|name| match parse_name(&name)? {
+            (instance, Some(sequence)) if instance == restarts => Some(sequence),
+            _ => None,
+        })
+        .collect();
+    found.sort_unstable();
+    found
 }
 
-/// Reads the log of instance `restarts` in `dir`; `live` is its open [`LogFile`], needed to follow.
-pub fn read(
-    dir: &Path,
-    restarts: u32,
-    options: ReadOptions,
-    live: Option<LogFile>,
-) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
-    todo!()
+fn names(dir: &Path) -> impl Iterator<Item = String> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
 }
