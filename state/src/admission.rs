@@ -5,10 +5,11 @@
 //! Deliberately absent: defaulting and validation (`manifests`), the volume of the service account's token (the node
 //! mounts it), quotas.
 
-use crate::{Key, World};
+use crate::World;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Map, Value, json};
 
 /// How long a pod stays bound to a node that does not answer, unless it says otherwise.
@@ -45,7 +46,7 @@ pub enum Forbidden {
     },
 }
 
-/// Completes a new pod of this namespace. Doing it again changes nothing.
+/// Completes a new pod of this namespace, whose status starts here. Doing it again changes nothing.
 ///
 /// # Errors
 /// [`Forbidden`] when the pod names something that does not exist.
@@ -55,7 +56,31 @@ pub fn pod(pod: &mut Value, namespace: &str, world: &World) -> Result<(), Forbid
     runtime_class(spec, world)?;
     priority(spec, world)?;
     tolerations(spec);
+    let class = qos_class(spec);
+    pod["status"] = json!({"phase": "Pending", "qosClass": class});
     Ok(())
+}
+
+/// Kubernetes' quality of service class: what is squeezed first when a node runs out.
+fn qos_class(spec: &Map<String, Value>) -> &'static str {
+    let containers = ["initContainers", "containers"].iter().filter_map(|field| spec.get(*field)?.as_array()).flatten();
+    let (mut any, mut all) = (false, true);
+    for resources in containers.map(|container| &container["resources"]) {
+        for name in ["cpu", "memory"] {
+            let amount = |field: &str| {
+                let text = resources[field][name].as_str()?;
+                manifests::quantity::milli(&Quantity(text.to_owned())).filter(|amount| *amount != 0)
+            };
+            let (request, limit) = (amount("requests"), amount("limits"));
+            any |= request.or(limit).is_some();
+            all &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
 }
 
 fn service_account(spec: &mut Map<String, Value>, namespace: &str, world: &World) -> Result<(), Forbidden> {
@@ -154,9 +179,4 @@ fn add_toleration(spec: &mut Map<String, Value>, toleration: Value) {
 
 fn text(spec: &Map<String, Value>, field: &str) -> Option<String> {
     spec.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
-}
-
-/// The key of the service account that a namespace's pods get without asking.
-pub fn default_service_account(namespace: &str) -> Key {
-    Key::of::<ServiceAccount>(namespace, "default")
 }
