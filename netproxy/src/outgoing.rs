@@ -123,22 +123,29 @@ fn find(shared: &Shared, host: &str, number: u16, namespace: &str) -> Result<Pla
     let table = shared.table.load();
     let at = |address: IpAddr| {
         let addr = SocketAddr::new(address, number);
-        table.vip(addr).map_or(Place::Address(addr), |port| Place::Port(port.clone()))
+        match table.vip(addr) {
+            Some(port) => Ok(Place::Port(port.clone())),
+            None if table.is_service_address(address) => {
+                Err(RequestError::Connect(addr.to_string(), "the service has no such port".into()))
+            }
+            None => Ok(Place::Address(addr)),
+        }
     };
     let mut name = host.to_owned();
     for _ in 0..ALIASES_MAX {
         if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(at(address));
+            return at(address);
         }
         match names::resolve(&table, &shared.cluster_domain, &name, namespace) {
             Some(Found::Addresses(addresses)) => {
                 // Headless Services have several; any will do, in turn.
                 let turn = shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let address = addresses.get(turn % addresses.len().max(1));
-                return address.map(|address| at(*address)).ok_or_else(|| RequestError::NoEndpoints(name));
+                return address.map_or_else(|| Err(RequestError::NoEndpoints(name)), |address| at(*address));
             }
             // An alias is a full name.
             Some(Found::Alias(alias)) => name = format!("{alias}."),
+            _ if names::is_inside(&shared.cluster_domain, &name) => return Err(RequestError::Resolve(name)),
             _ => return Ok(Place::Outside(name)),
         }
     }

@@ -101,6 +101,9 @@ impl Proxy {
             Some(Found::Alias(alias)) => alias,
             _ => name.to_owned(),
         };
+        if names::is_inside(&self.0.shared.cluster_domain, &outside) {
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no such host: {outside}")));
+        }
         let addrs = outgoing::outside(&self.0.shared, &outside, 0).await.map_err(std::io::Error::other)?;
         Ok(addrs.into_iter().map(|addr| addr.ip()).collect())
     }

@@ -1,7 +1,7 @@
 //! The compiled route table: what a connection, a request or a query looks up. Immutable once built, swapped whole; ports
 //! keep their identity from one table to the next, so that listeners and open connections see new endpoints through them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub(crate) struct Table {
     services: HashMap<String, HashMap<String, Arc<Service>>>,
     /// Service addresses of TCP ports.
     vips: HashMap<SocketAddr, Arc<Port>>,
+    /// All addresses of Services.
+    addresses: HashSet<IpAddr>,
     /// Names of addresses: Services' and headless pods', without the cluster domain.
     reverse: HashMap<IpAddr, String>,
     pub(crate) ingress: Matcher,
@@ -73,6 +75,7 @@ impl Table {
                 self.vips.insert(SocketAddr::new(address, port.port), made.clone());
             }
         }
+        self.addresses.extend(service.addresses());
         for address in &route.cluster_ips {
             self.reverse.insert(*address, format!("{}.{}.svc", route.name, route.namespace));
         }
@@ -96,6 +99,11 @@ impl Table {
 
     pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Arc<Port>> {
         self.vips.get(&addr)
+    }
+
+    /// Whether `address` is a Service's, whatever the port.
+    pub(crate) fn is_service_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
     }
 
     /// `web.default.svc` for an address.

@@ -173,6 +173,12 @@ pub(crate) fn resolve(table: &Table, domain: &str, name: &str, namespace: &str) 
         .find(|found| matches!(found, Found::Addresses(_) | Found::Alias(_)))
 }
 
+/// Whether a full name can only be the cluster's; nobody outside need be asked.
+pub(crate) fn is_inside(domain: &str, name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +256,30 @@ mod tests {
         ] {
             lines.push_str(&format!("{name}: {:?}\n", lookup(&table, "cluster.local", name)));
         }
-        expect_test::expect![[r#""#]].assert_eq(&lines);
+        expect_test::expect![[r#"
+            web.shop.svc.cluster.local: Addresses([10.43.0.7, fd00::7])
+            none.shop.svc.cluster.local: Addresses([])
+            web.other.svc.cluster.local: Absent
+            shop.svc.cluster.local: Nothing
+            other.svc.cluster.local: Absent
+            cluster.local: Nothing
+            _http._tcp.web.shop.svc.cluster.local: Ports([Srv { port: 80, target: "web.shop.svc.cluster.local", addresses: [10.43.0.7, fd00::7] }])
+            _http._udp.web.shop.svc.cluster.local: Absent
+            _tcp.web.shop.svc.cluster.local: Nothing
+            db.shop.svc.cluster.local: Addresses([10.42.0.5, 10.42.0.6])
+            db-0.db.shop.svc.cluster.local: Addresses([10.42.0.5])
+            10-42-0-6.db.shop.svc.cluster.local: Addresses([10.42.0.6])
+            _sql._tcp.db.shop.svc.cluster.local: Ports([Srv { port: 15432, target: "db-0.db.shop.svc.cluster.local", addresses: [10.42.0.5] }, Srv { port: 5432, target: "10-42-0-6.db.shop.svc.cluster.local", addresses: [10.42.0.6] }])
+            mail.shop.svc.cluster.local: Alias("mail.example.com")
+            10-42-0-5.shop.pod.cluster.local: Addresses([10.42.0.5])
+            nonsense.shop.pod.cluster.local: Absent
+            7.0.43.10.in-addr.arpa: Pointer("web.shop.svc.cluster.local")
+            5.0.42.10.in-addr.arpa: Pointer("db-0.db.shop.svc.cluster.local")
+            9.9.9.9.in-addr.arpa: Foreign
+            7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa: Pointer("web.shop.svc.cluster.local")
+            example.com: Foreign
+            xcluster.local: Foreign
+        "#]].assert_eq(&lines);
     }
 
     #[test]

@@ -68,7 +68,7 @@ async fn serve_udp(dns: Arc<Dns>, socket: Arc<UdpSocket>, stop: CancellationToke
             let message = match wire::read(packet) {
                 Ok(message) => message,
                 Err(complaint) => {
-                    if let Some(bytes) = complaint.and_then(|complaint| complaint.to_vec().ok()) {
+                    if let Some(bytes) = complaint {
                         let _ = socket.send_to(&bytes, client).await;
                     }
                     continue;
@@ -135,7 +135,7 @@ async fn talk(dns: &Dns, mut stream: TcpStream, _connection: &Connection) -> std
                     dns.forward(reply, &message, packet, Transport::Tcp, MESSAGE_BYTES_MAX).await
                 }
             },
-            Err(complaint) => complaint.and_then(|complaint| complaint.to_vec().ok()),
+            Err(complaint) => complaint,
         };
         let Some(bytes) = bytes else { return Ok(()) };
         let mut framed = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();

@@ -26,15 +26,17 @@ pub(crate) enum Reply {
     ForwardAlias(Message, Query),
 }
 
-/// A query that can be read, or what to say to one that cannot.
-pub(crate) fn read(packet: &[u8]) -> Result<Message, Option<Message>> {
+/// A query that can be read, or the packet to answer one that cannot; None: not worth an answer.
+pub(crate) fn read(packet: &[u8]) -> Result<Message, Option<Vec<u8>>> {
     match Message::from_vec(packet) {
         Ok(message) if message.metadata.message_type == MessageType::Query => Ok(message),
         Ok(_) => Err(None),
         // Garbage with at least the header of a query gets its number back.
         Err(_) => match packet {
             [a, b, flags, _, _, _, _, _, _, _, _, _, ..] if flags & 0x80 == 0 => {
-                Err(Some(Message::error_msg(u16::from_be_bytes([*a, *b]), OpCode::Query, ResponseCode::FormErr)))
+                Err(Message::error_msg(u16::from_be_bytes([*a, *b]), OpCode::Query, ResponseCode::FormErr)
+                    .to_vec()
+                    .ok())
             }
             _ => Err(None),
         },

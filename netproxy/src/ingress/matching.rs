@@ -146,8 +146,8 @@ mod tests {
             -           /anyhost    prefix  any
             Upper.org   /           impl    upper
             gone.org    /           prefix  missing";
-        let mut ingress = IngressRoute::default();
-        ingress.rules = rules.lines().filter(|line| !line.trim().is_empty()).map(rule).collect();
+        let rules = rules.lines().filter(|line| !line.trim().is_empty()).map(rule).collect();
+        let ingress = IngressRoute { rules, ..IngressRoute::default() };
         let fallback = IngressRoute {
             default_backend: Some(Backend { service: "default".into(), port: BackendPort::Number(80) }),
             ..IngressRoute::default()

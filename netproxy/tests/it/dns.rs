@@ -1,0 +1,155 @@
+//! DNS by hand-made packets.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use netproxy::{HeadlessRecord, Proxy, ServiceRoute};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::support::{at, config, routes, tcp};
+
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
+const SRV: u16 = 33;
+
+fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        packet.push(label.len() as u8);
+        packet.extend_from_slice(label.as_bytes());
+    }
+    packet.push(0);
+    packet.extend_from_slice(&kind.to_be_bytes());
+    packet.extend_from_slice(&[0, 1]);
+    packet
+}
+
+/// rcode, truncated, answers, authorities.
+fn head(packet: &[u8]) -> (u8, bool, u16, u16) {
+    assert_eq!(packet[..2], [0x12, 0x34]);
+    let count = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    (packet[3] & 15, packet[2] & 2 != 0, count(6), count(8))
+}
+
+async fn ask(server: SocketAddr, packet: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind(at(0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(packet).await.unwrap();
+    let mut answer = vec![0; 65535];
+    let length = socket.recv(&mut answer).await.unwrap();
+    answer.truncate(length);
+    answer
+}
+
+async fn ask_tcp(server: SocketAddr, packet: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_u16(packet.len() as u16).await.unwrap();
+    stream.write_all(packet).await.unwrap();
+    let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+    stream.read_exact(&mut answer).await.unwrap();
+    answer
+}
+
+/// A resolver that knows one address for everything.
+async fn outside() -> SocketAddr {
+    let socket = UdpSocket::bind(at(0)).await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+            let mut answer = packet[..length].to_vec();
+            answer[2] |= 0x80;
+            answer[7] = 1;
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 99]);
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    });
+    addr
+}
+
+async fn server() -> (Proxy, SocketAddr) {
+    let mut resolv_conf = tempfile::NamedTempFile::new().unwrap();
+    writeln!(resolv_conf, "search example.com\nnameserver {}", outside().await).unwrap();
+    let mut config = config();
+    config.dns = Some(at(0));
+    config.resolv_conf = resolv_conf.into_temp_path().keep().unwrap();
+    let file = config.resolv_conf.clone();
+    let proxy = Proxy::new(config);
+    let records =
+        (0..100).map(|n| HeadlessRecord { address: [10, 42, 0, n].into(), hostname: Some(format!("db-{n}")) });
+    let db = ServiceRoute {
+        namespace: "default".into(),
+        name: "db".into(),
+        headless: records.collect(),
+        ..ServiceRoute::default()
+    };
+    let mail = ServiceRoute {
+        namespace: "default".into(),
+        name: "mail".into(),
+        external_name: Some("mail.example.com".into()),
+        ..ServiceRoute::default()
+    };
+    proxy.set_routes(routes(vec![tcp("web", "10.43.0.7:80".parse().unwrap(), &[]), db, mail]));
+    // Read once here, so that the file may go: the first question outside comes before.
+    let server = proxy.dns_address().unwrap();
+    assert_eq!(head(&ask(server, &query("example.org", A)).await), (0, false, 1, 0));
+    let mail = ask(server, &query("mail.default.svc.cluster.local", A)).await;
+    assert_eq!(head(&mail), (0, false, 2, 0));
+    assert!(mail.ends_with(&[192, 0, 2, 99]));
+    std::fs::remove_file(file).unwrap();
+    (proxy, server)
+}
+
+#[tokio::test]
+async fn queries_get_kubernetes_answers() {
+    let (_proxy, server) = server().await;
+    for (name, kind, expected) in [
+        ("web.default.svc.cluster.local", A, (0, false, 1, 0)),
+        ("WEB.Default.svc.cluster.LOCAL", A, (0, false, 1, 0)),
+        ("web.default.svc.cluster.local", AAAA, (0, false, 0, 1)),
+        ("none.default.svc.cluster.local", A, (3, false, 0, 1)),
+        ("default.svc.cluster.local", A, (0, false, 0, 1)),
+        ("db-7.db.default.svc.cluster.local", A, (0, false, 1, 0)),
+        ("_main._tcp.web.default.svc.cluster.local", SRV, (0, false, 1, 0)),
+        ("mail.default.svc.cluster.local", CNAME, (0, false, 1, 0)),
+        ("10-42-0-5.default.pod.cluster.local", A, (0, false, 1, 0)),
+        // Too much for a packet without EDNS.
+        ("db.default.svc.cluster.local", A, (0, true, 0, 0)),
+        // Nobody to ask any more.
+        ("example.net", A, (2, false, 0, 0)),
+    ] {
+        assert_eq!(head(&ask(server, &query(name, kind)).await), expected, "{name} {kind}");
+    }
+    let web = ask(server, &query("web.default.svc.cluster.local", A)).await;
+    assert!(web.ends_with(&[0, 0, 0, 5, 0, 4, 10, 43, 0, 7]), "time to live and address");
+    let all = ask_tcp(server, &query("db.default.svc.cluster.local", A)).await;
+    assert_eq!(head(&all), (0, false, 100, 0));
+}
+
+#[tokio::test]
+async fn garbage_gets_an_error_or_nothing() {
+    let (_proxy, server) = server().await;
+    let good = query("web.default.svc.cluster.local", A);
+    // Cut anywhere: format error with the query's number.
+    for length in 12..good.len() {
+        assert_eq!(head(&ask(server, &good[..length]).await).0, 1, "{length}");
+    }
+    let mut update = good.clone();
+    update[2] = 5 << 3;
+    assert_eq!(head(&ask(server, &update).await).0, 4);
+    let mut chaos = good.clone();
+    *chaos.last_mut().unwrap() = 3;
+    assert_eq!(head(&ask(server, &chaos).await).0, 4);
+    // A name that points at itself.
+    let mut looping = good[..12].to_vec();
+    looping.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+    assert_eq!(head(&ask(server, &looping).await).0, 1);
+    let socket = UdpSocket::bind(at(0)).await.unwrap();
+    for n in 0..200u8 {
+        let noise: Vec<u8> = (0..n).map(|i| i.wrapping_mul(n).wrapping_add(113)).collect();
+        socket.send_to(&noise, server).await.unwrap();
+    }
+    assert_eq!(head(&ask(server, &good).await), (0, false, 1, 0));
+}
