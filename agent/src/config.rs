@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: flags and environment (the door reads those), and anything that is known only after joining.
 
-use crate::addresses::Cidr;
+use netproxy::network::Cidr;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -1,0 +1,104 @@
+//! What all rooms of the node share: its configuration, its world, and its hands.
+//!
+//! Deliberately absent: behaviour. Whoever holds a `Body` reads the world and calls the hands directly.
+
+use crate::addresses::Pool;
+use crate::config::AgentConfig;
+use crate::events::Recorder;
+use crate::fields::PodFacts;
+use crate::node;
+use crate::routes::Routed;
+use crate::uplink::Uplink;
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::Node;
+use netproxy::Proxy;
+use runtime::Wasm;
+use runtime::logs::LogFile;
+use state::{Key, World};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// What all rooms share.
+pub struct Body {
+    /// As given.
+    pub config: AgentConfig,
+    /// The replica of what concerns this node. In memory: a node that reboots without its master needs it on disk, which
+    /// comes with several nodes.
+    pub replica: ArcSwap<World>,
+    /// The Wasm engine.
+    pub wasm: Wasm,
+    /// Sockets and routes.
+    pub proxy: Proxy,
+    /// The way to the master.
+    pub uplink: Uplink,
+    /// Tells people.
+    pub recorder: Recorder,
+    /// Pod addresses.
+    pub pool: Shared<Pool>,
+    /// The latest log of every container, for readers and followers.
+    pub logs: Shared<HashMap<LogKey, LatestLog>>,
+    /// Digests of programs that this agent has loaded.
+    pub images: Shared<HashSet<String>>,
+    /// What the machine has, as the Node says it.
+    pub machine: node::Machine,
+    /// Something that the routes are made of has changed.
+    pub routes_stale: Notify,
+    /// Addresses that get new traffic.
+    pub routed: watch::Sender<Routed>,
+}
+
+/// Pod uid and container name.
+pub type LogKey = (String, String);
+
+/// The log of a container's latest instance.
+#[derive(Clone)]
+pub struct LatestLog {
+    /// Number of the instance.
+    pub instance: u32,
+    /// Open while it runs.
+    pub file: LogFile,
+}
+
+/// A value behind a lock that is only ever held for a moment.
+pub struct Shared<T>(Mutex<T>);
+
+impl<T> Shared<T> {
+    /// Wraps a value.
+    pub fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// The value. A panic elsewhere leaves it whole: no operation on it stops half-way.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Body {
+    /// The world now.
+    pub fn world(&self) -> Arc<World> {
+        self.replica.load_full()
+    }
+
+    /// The name of this node's object.
+    pub fn node_key(&self) -> Key {
+        Key::of::<Node>("", &self.config.node_name)
+    }
+
+    /// What the downward API says beside the pod.
+    pub fn facts(&self, address: Option<IpAddr>) -> PodFacts {
+        PodFacts {
+            pod_ip: address.map(|address| address.to_string()).unwrap_or_default(),
+            host_ip: self.config.node_ip.to_string(),
+            allocatable: BTreeMap::from_iter(self.machine.resources(self.config.pods_max)),
+        }
+    }
+
+    /// Where a pod's files are.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.data_dir.join("pods").join(uid)
+    }
+}

@@ -1,0 +1,330 @@
+//! A worker's loop: waits for one event, folds it into the state, then lets plan, act and publish do theirs.
+//!
+//! Starts, exits, drains and writes are jobs beside the loop, so a pod answers its deletion while it still starts.
+
+use super::Mail;
+use super::jobs::{Done, Live};
+use super::plan::{Desired, Step, Wanted, grace_seconds, is_finished, plan};
+use super::publish::Publisher;
+use super::state::{Current, Drain, Ground, PodState, Retry, Slot, after, container_spec};
+use crate::body::Body;
+use crate::container::log_dir;
+use crate::probes::{Doors, Finding, Kind, Report};
+use crate::volumes::Volumes;
+use ::state::Object;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Answers of probes that wait for their pod.
+const REPORTS_MAX: usize = 16;
+/// What a pod whose object was removed by force gets to end.
+const FORCED_GRACE_SECONDS: i64 = 2;
+
+/// The worker of one pod.
+pub struct Worker {
+    pub(super) body: Arc<Body>,
+    pub(super) object: Arc<Object>,
+    pub(super) spec: Arc<PodSpec>,
+    pub(super) uid: String,
+    pub(super) full_name: String,
+    pub(super) pod_dir: PathBuf,
+    pub(super) log_dir: PathBuf,
+    pub(super) state: PodState,
+    /// The address that this worker must give back.
+    pub(super) owned: Option<IpAddr>,
+    pub(super) volumes: Arc<Volumes>,
+    pub(super) live: HashMap<Slot, Live>,
+    /// Starts under way: the number of the attempt, and the way to give it up.
+    pub(super) starts: HashMap<Slot, (u64, AbortHandle)>,
+    pub(super) attempts: u64,
+    pub(super) doors: Arc<Doors>,
+    pub(super) jobs: JoinSet<Done>,
+    pub(super) reports: mpsc::Sender<Report>,
+    inbox: mpsc::Receiver<Report>,
+    pub(super) publisher: Publisher,
+    pub(super) wake: Option<Timestamp>,
+    pub(super) removing: bool,
+    /// Times in a row that volumes could not be made.
+    pub(super) mount_failures: u32,
+    pub(super) finished: bool,
+    gone_since: Option<Timestamp>,
+    going_since: Option<Timestamp>,
+    sources: u64,
+}
+
+enum Event {
+    Shutdown,
+    Mail,
+    Done(Done),
+    Report(Report),
+    Timer,
+}
+
+impl Worker {
+    /// A worker that takes the pod up where its status says an earlier agent left it. Reserves the pod's address, so make
+    /// the workers of all known pods before running any.
+    pub fn new(body: Arc<Body>, object: Arc<Object>, now: Timestamp) -> Self {
+        let meta = object.meta();
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let empty = Pod::default();
+        let pod = object.view::<Pod>().unwrap_or(&empty);
+        let spec = Arc::new(pod.spec.clone().unwrap_or_default());
+        let mut state = PodState::recover(pod, now);
+        let mut owned = None;
+        if let Some(address) = state.address
+            && !is_finished(&spec, &state)
+        {
+            let kept = spec.host_network != Some(true) && body.pool.lock().reserve(address);
+            owned = kept.then_some(address);
+            state.address = owned;
+        }
+        let (reports, inbox) = mpsc::channel(REPORTS_MAX);
+        Self {
+            full_name: format!("{}_{namespace}({})", meta.name, meta.uid),
+            pod_dir: body.pod_dir(&meta.uid),
+            log_dir: log_dir(&body.config.data_dir, &namespace, &meta.name, &meta.uid),
+            uid: meta.uid.clone(),
+            body,
+            object,
+            spec,
+            state,
+            owned,
+            volumes: Arc::default(),
+            live: HashMap::new(),
+            starts: HashMap::new(),
+            attempts: 0,
+            doors: Arc::default(),
+            jobs: JoinSet::new(),
+            reports,
+            inbox,
+            publisher: Publisher::default(),
+            wake: None,
+            removing: false,
+            mount_failures: 0,
+            finished: false,
+            gone_since: None,
+            going_since: None,
+            sources: 0,
+        }
+    }
+
+    /// Works until the pod is gone, or until shutdown, which stops its containers and leaves the cluster's view alone.
+    pub async fn run(mut self, mut mail: watch::Receiver<Mail>, shutdown: CancellationToken) {
+        self.take_mail(&mail.borrow_and_update().clone());
+        self.advance();
+        while !self.finished {
+            match self.next(&mut mail, &shutdown).await {
+                Event::Shutdown => return self.shut_down().await,
+                Event::Mail => {
+                    let latest = mail.borrow_and_update().clone();
+                    self.take_mail(&latest);
+                }
+                Event::Done(done) => self.take_done(done),
+                Event::Report(report) => self.take_report(report),
+                Event::Timer => {}
+            }
+            self.advance();
+        }
+        self.leave();
+    }
+
+    async fn next(&mut self, mail: &mut watch::Receiver<Mail>, shutdown: &CancellationToken) -> Event {
+        let due = [self.wake, self.publisher.wake()].into_iter().flatten().min();
+        let nap = due.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Event::Shutdown,
+            // the inbox drops its end only at shutdown
+            changed = mail.changed() => if changed.is_ok() { Event::Mail } else { Event::Shutdown },
+            Some(joined) = self.jobs.join_next() => joined.map_or(Event::Timer, Event::Done),
+            Some(report) = self.inbox.recv() => Event::Report(report),
+            () = tokio::time::sleep(nap.unwrap_or_default()), if nap.is_some() => Event::Timer,
+        }
+    }
+
+    /// Plans and acts until nothing more can be done at once, then tells the cluster.
+    fn advance(&mut self) {
+        loop {
+            self.wake = None;
+            let now = Timestamp::now();
+            let desired = Desired { spec: &self.spec.clone(), wanted: self.wanted(now) };
+            let steps = plan(&desired, &self.state, now);
+            let again = steps.iter().any(|step| matches!(step, Step::Fail { .. } | Step::Cancel(_) | Step::Settle));
+            for step in steps {
+                self.act(step, now);
+            }
+            if !again {
+                break;
+            }
+        }
+        if !self.finished {
+            self.publish(Timestamp::now());
+        }
+    }
+
+    /// What the cluster wants of this pod now.
+    pub(super) fn wanted(&self, now: Timestamp) -> Wanted {
+        if let Some(since) = self.gone_since {
+            return Wanted::Gone { by: after(since, FORCED_GRACE_SECONDS.min(grace_seconds(&self.spec))) };
+        }
+        if !self.object.is_deleting() {
+            return Wanted::Run;
+        }
+        let grace = self.object.meta().deletion_grace_period_seconds.unwrap_or_else(|| grace_seconds(&self.spec));
+        Wanted::Gone { by: after(self.going_since.unwrap_or(now), grace) }
+    }
+
+    /// Whether the object is gone already, so that there is nothing to write any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone_since.is_some()
+    }
+
+    /// A newer version of the pod, whoever brought it.
+    pub(super) fn take_object(&mut self, object: &Arc<Object>) {
+        if object.revision() <= self.object.revision() || object.meta().uid != self.uid {
+            return;
+        }
+        let old = std::mem::replace(&mut self.object, object.clone());
+        if self.object.is_deleting() && self.going_since.is_none() {
+            self.going_since = Some(Timestamp::now());
+        }
+        let Some(spec) = object.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return };
+        if *spec != *self.spec {
+            self.spec = Arc::new(spec.clone());
+            self.restart_changed();
+        }
+        let (old, new) = (old.meta(), self.object.meta());
+        if old.labels != new.labels || old.annotations != new.annotations {
+            self.refresh_volumes();
+        }
+    }
+
+    fn take_mail(&mut self, mail: &Mail) {
+        self.take_object(&mail.object);
+        if self.object.is_deleting() && self.going_since.is_none() {
+            self.going_since = Some(Timestamp::now());
+        }
+        if mail.gone && self.gone_since.is_none() {
+            self.gone_since = Some(Timestamp::now());
+        }
+        if mail.sources != self.sources {
+            self.sources = mail.sources;
+            self.retry_on_change();
+            self.refresh_volumes();
+        }
+    }
+
+    /// Something that the pod refers to has changed: what waited for that is tried again.
+    fn retry_on_change(&mut self) {
+        if let Ground::Failed { retry, .. } = &mut self.state.ground {
+            *retry = Retry::Now;
+        }
+        for container in self.state.init.iter_mut().chain(&mut self.state.main) {
+            if let Current::Waiting(waiting) = &mut container.current
+                && waiting.retry == Retry::OnChange
+            {
+                waiting.retry = Retry::Now;
+            }
+        }
+    }
+
+    /// Containers whose image was changed in the spec are restarted with the new one.
+    fn restart_changed(&mut self) {
+        let spec = self.spec.clone();
+        for (slot, live) in &self.live {
+            let Some(container) = container_spec(&spec, *slot) else { continue };
+            if container.image.as_deref().unwrap_or_default() != live.image
+                && let Some(running) = self.state.container_mut(*slot).and_then(|c| c.running_mut())
+            {
+                let message = format!("Container {} definition changed, will be restarted", container.name);
+                running.unhealthy = Some(super::state::Unhealthy { message, grace_seconds: None });
+            }
+        }
+        self.retry_on_change();
+    }
+
+    fn take_report(&mut self, report: Report) {
+        let Report { slot, id, kind, finding } = report;
+        let spec = self.spec.clone();
+        let Some(container) = container_spec(&spec, slot) else { return };
+        let Some(running) = self.state.container_mut(slot).and_then(|c| c.running_mut()) else { return };
+        if running.id != id || running.stopping.is_some() {
+            return;
+        }
+        let unhealthy = |running: &mut super::state::Running, word: &str, grace_seconds| {
+            let message = format!("Container {} failed {word} probe, will be restarted", container.name);
+            running.unhealthy = Some(super::state::Unhealthy { message, grace_seconds });
+        };
+        let grace = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
+            probe.as_ref().and_then(|probe| probe.termination_grace_period_seconds)
+        };
+        match (kind, finding) {
+            (_, Finding::Failure(message)) => {
+                let message = format!("{} probe failed: {message}", kind.word());
+                self.tell(slot, true, "Unhealthy", &message);
+            }
+            (Kind::Startup, Finding::Good) => {
+                running.started = true;
+                self.watch_health(slot);
+            }
+            (Kind::Startup, Finding::Bad) => unhealthy(running, "startup", grace(&container.startup_probe)),
+            (Kind::Liveness, Finding::Bad) => unhealthy(running, "liveness", grace(&container.liveness_probe)),
+            (Kind::Liveness, Finding::Good) => {}
+            (Kind::Readiness, Finding::Good) => running.ready = true,
+            (Kind::Readiness, Finding::Bad) => running.ready = false,
+        }
+    }
+
+    fn take_done(&mut self, done: Done) {
+        match done {
+            Done::Ground(result) => self.take_ground(result),
+            Done::Refreshed(Ok(())) | Done::Stopping | Done::Cleaned => {}
+            Done::Refreshed(Err((volume, error))) => self.tell_mount_failure(&volume, &error),
+            Done::Started(slot, attempt, result) => self.take_start(slot, attempt, *result),
+            Done::Exited(slot, id, exit) => self.take_exit(slot, &id, exit),
+            Done::HookFailed(slot, message) => self.take_hook_failure(slot, &message),
+            Done::Drained => self.state.drain = Drain::Drained,
+            Done::Written(result) => self.take_written(result),
+            Done::Removed(result) => self.take_removed(result),
+        }
+    }
+
+    /// Ends the containers because this process ends. The pod's status is not touched: the next agent finds it.
+    async fn shut_down(mut self) {
+        const SHUTDOWN: Duration = Duration::from_secs(2);
+        for (_, (_, start)) in self.starts.drain() {
+            start.abort();
+        }
+        for live in self.live.values_mut() {
+            live.stop_gently();
+        }
+        let guests: Vec<_> = self.live.values().map(|live| live.guest.clone()).collect();
+        let ended = futures::future::join_all(guests.iter().map(runtime::Container::exited));
+        if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
+            guests.iter().for_each(runtime::Container::kill);
+        }
+        self.live.values().for_each(|live| live.log.close());
+    }
+
+    /// The last thing a worker does.
+    fn leave(&mut self) {
+        self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
+        if let Some(address) = self.owned.take() {
+            self.body.pool.lock().release(address);
+        }
+        let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());
+        // not waited for: an agent that ends first finds and removes them at its next start
+        tokio::task::spawn_blocking(move || {
+            let _ = std::fs::remove_dir_all(pod_dir);
+            let _ = std::fs::remove_dir_all(log_dir);
+        });
+    }
+}

@@ -1,0 +1,326 @@
+//! The node's routes, computed from its world: Services with their ready endpoints, Ingresses, certificates.
+//!
+//! [`build`] is pure; [`keep`] rebuilds once per burst of changes and tells the pods who still gets traffic. Deliberately
+//! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
+
+use crate::body::Body;
+use k8s_openapi::api::core::v1::{Secret, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use netproxy::{
+    Backend, BackendPort, Certificate, HeadlessRecord, IngressRoute, IngressRule, PathKind, PortRoute, Protocol, Routes,
+    ServiceRoute,
+};
+use state::{Key, Object, World};
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The IngressClass that this cluster ships with.
+pub const INGRESS_CLASS: &str = "coracle";
+/// `spec.controller` of IngressClasses that are ours.
+pub const INGRESS_CONTROLLER: &str = "coracle.dev/ingress";
+/// The older way to name the class.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// Label by which a slice names its Service.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_SECONDS: u64 = 10_800;
+
+/// Addresses that get new traffic, as the last applied routes have it.
+pub type Routed = Arc<HashSet<IpAddr>>;
+
+/// Whether a change of this object can change the routes.
+pub fn concerns(key: &Key) -> bool {
+    key.is::<Service>()
+        || key.is::<EndpointSlice>()
+        || key.is::<Ingress>()
+        || key.is::<IngressClass>()
+        || key.is::<Secret>()
+}
+
+/// Rebuilds the routes after changes until shutdown; changes that come while it works are one rebuild.
+pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
+    let mut last = Routes::default();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            () = body.routes_stale.notified() => {}
+        }
+        let world = body.world();
+        let (routes, routed) = build(&world, body.config.api_address);
+        if routes != last {
+            body.proxy.set_routes(routes.clone());
+            last = routes;
+        }
+        body.routed.send_replace(Arc::new(routed));
+        report_problems(&body, &world);
+    }
+}
+
+/// Tells as events what the proxy could not do for a Service or an Ingress' certificate.
+fn report_problems(body: &Body, world: &World) {
+    for problem in body.proxy.problems() {
+        let object = match &problem.about {
+            netproxy::About::Service { namespace, name, .. } => world.get(&Key::of::<Service>(namespace, name)),
+            netproxy::About::Certificate(name) => {
+                name.split_once('/').and_then(|(namespace, name)| world.get(&Key::of::<Secret>(namespace, name)))
+            }
+            _ => world.get(&body.node_key()),
+        };
+        if let Some(object) = object {
+            body.recorder.warning(object, "ProxyProblem", &problem.message);
+        }
+    }
+}
+
+/// The routes, and the addresses in them that are there because they are ready (not as a last resort).
+pub fn build(world: &World, api: SocketAddr) -> (Routes, HashSet<IpAddr>) {
+    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for object in world.all::<EndpointSlice>(None) {
+        if let (Some(service), Some(slice)) = (object.meta().labels.get(SERVICE_LABEL), object.view()) {
+            let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+            slices.entry((namespace, service)).or_default().push(slice);
+        }
+    }
+    let mut ready = HashSet::new();
+    let services = world
+        .all::<Service>(None)
+        .filter_map(|object| {
+            let service: &Service = object.view()?;
+            let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+            let slices = slices.get(&(namespace, object.meta().name.as_str())).map(Vec::as_slice).unwrap_or_default();
+            service_route(namespace, &object.meta().name, service, slices, api, &mut ready)
+        })
+        .collect();
+    let (ingresses, certificates) = ingresses(world);
+    (Routes { services, ingresses, certificates, default_certificate: None }, ready)
+}
+
+fn service_route(
+    namespace: &str,
+    name: &str,
+    service: &Service,
+    slices: &[&EndpointSlice],
+    api: SocketAddr,
+    ready: &mut HashSet<IpAddr>,
+) -> Option<ServiceRoute> {
+    let spec = service.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        let external_name = spec.external_name.clone();
+        return Some(ServiceRoute { namespace: namespace.into(), name: name.into(), external_name, ..Default::default() });
+    }
+    let is_headless = spec.cluster_ip.as_deref() == Some("None");
+    let unready_too = spec.publish_not_ready_addresses == Some(true);
+    let is_api = (namespace, name) == ("default", "kubernetes");
+    let ports = spec.ports.iter().flatten().filter_map(|port| {
+        let mut endpoints = endpoints(slices, port, unready_too, ready);
+        if is_api && endpoints.is_empty() {
+            endpoints.push(api);
+        }
+        port_route(port, endpoints)
+    });
+    let ports = ports.collect();
+    let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP"))
+        .then(|| Duration::from_secs(timeout.and_then(|s| u64::try_from(s).ok()).unwrap_or(AFFINITY_SECONDS)));
+    Some(ServiceRoute {
+        namespace: namespace.into(),
+        name: name.into(),
+        cluster_ips: if is_headless { Vec::new() } else { cluster_ips(spec) },
+        external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
+        ports,
+        affinity,
+        headless: if is_headless { headless(slices, unready_too, ready) } else { Vec::new() },
+        external_name: None,
+    })
+}
+
+fn cluster_ips(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> Vec<IpAddr> {
+    let many = spec.cluster_ips.iter().flatten();
+    let mut ips: Vec<IpAddr> = many.chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    ips
+}
+
+fn port_route(port: &ServicePort, endpoints: Vec<SocketAddr>) -> Option<PortRoute> {
+    let protocol = match port.protocol.as_deref() {
+        None | Some("TCP") => Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some(_) => return None,
+    };
+    Some(PortRoute {
+        name: port.name.clone().unwrap_or_default(),
+        protocol,
+        port: u16::try_from(port.port).ok()?,
+        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+        h2c: port.app_protocol.as_deref() == Some("kubernetes.io/h2c"),
+        endpoints,
+    })
+}
+
+/// The ready endpoints of a Service port, or if there is none those that still serve while they terminate.
+fn endpoints(
+    slices: &[&EndpointSlice],
+    port: &ServicePort,
+    unready_too: bool,
+    ready: &mut HashSet<IpAddr>,
+) -> Vec<SocketAddr> {
+    let (mut good, mut last_resort) = (Vec::new(), Vec::new());
+    for slice in slices {
+        let Some(number) = target(slice.ports.as_deref().unwrap_or_default(), port) else { continue };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
+            if is_ready(endpoint) || unready_too {
+                for address in addresses {
+                    ready.insert(address);
+                    good.push(SocketAddr::new(address, number));
+                }
+            } else if serves_while_terminating(endpoint) {
+                last_resort.extend(addresses.map(|address| SocketAddr::new(address, number)));
+            }
+        }
+    }
+    if good.is_empty() { last_resort } else { good }
+}
+
+fn target(ports: &[EndpointPort], wanted: &ServicePort) -> Option<u16> {
+    let name = wanted.name.as_deref().unwrap_or_default();
+    let protocol = wanted.protocol.as_deref().unwrap_or("TCP");
+    let found = ports.iter().find(|port| {
+        port.name.as_deref().unwrap_or_default() == name && port.protocol.as_deref().unwrap_or("TCP") == protocol
+    });
+    u16::try_from(found?.port?).ok()
+}
+
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+}
+
+fn serves_while_terminating(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.as_ref();
+    conditions.is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
+}
+
+fn headless(slices: &[&EndpointSlice], unready_too: bool, ready: &mut HashSet<IpAddr>) -> Vec<HeadlessRecord> {
+    let mut records = Vec::new();
+    for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()) {
+        if !is_ready(endpoint) && !unready_too {
+            continue;
+        }
+        for address in endpoint.addresses.iter().filter_map(|address| address.parse().ok()) {
+            ready.insert(address);
+            records.push(HeadlessRecord { address, hostname: endpoint.hostname.clone() });
+        }
+    }
+    records
+}
+
+/// The Ingresses of our class, the oldest first, and the certificates they name.
+fn ingresses(world: &World) -> (Vec<IngressRoute>, Vec<Certificate>) {
+    let mut ours: Vec<&Arc<Object>> = world.all::<Ingress>(None).filter(|object| is_ours(world, object)).collect();
+    ours.sort_by_key(|object| object.meta().creation_timestamp);
+    let mut certificates: BTreeMap<String, Certificate> = BTreeMap::new();
+    let mut routes = Vec::new();
+    for object in ours {
+        let Some(spec) = object.view::<Ingress>().and_then(|ingress| ingress.spec.as_ref()) else { continue };
+        let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+        let mut rules = Vec::new();
+        for rule in spec.rules.iter().flatten() {
+            for path in rule.http.iter().flat_map(|http| &http.paths) {
+                let kind = match path.path_type.as_str() {
+                    "Exact" => PathKind::Exact,
+                    "Prefix" => PathKind::Prefix,
+                    _ => PathKind::ImplementationSpecific,
+                };
+                let Some(backend) = backend(&path.backend) else { continue };
+                let host = rule.host.clone().filter(|host| !host.is_empty());
+                rules.push(IngressRule { host, path: path.path.clone().unwrap_or_default(), kind, backend });
+            }
+        }
+        for tls in spec.tls.iter().flatten() {
+            let secret = tls.secret_name.as_deref().unwrap_or_default();
+            let hosts = tls.hosts.clone().unwrap_or_default();
+            add_certificate(world, namespace, secret, hosts, &mut certificates);
+        }
+        routes.push(IngressRoute {
+            namespace: namespace.into(),
+            name: object.meta().name.clone(),
+            rules,
+            default_backend: spec.default_backend.as_ref().and_then(backend),
+        });
+    }
+    (routes, certificates.into_values().collect())
+}
+
+/// Whether an Ingress is for this ingress: its class is ours, or it names none and ours is the default.
+pub fn is_ours(world: &World, object: &Object) -> bool {
+    let Some(ingress) = object.view::<Ingress>() else { return false };
+    let named = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.clone());
+    let named = named.or_else(|| object.meta().annotations.get(CLASS_ANNOTATION).cloned());
+    let class = |name: &str| world.view::<IngressClass>("", name);
+    let controller = |class: &IngressClass| class.spec.as_ref().and_then(|spec| spec.controller.clone());
+    match named {
+        Some(name) => match class(&name) {
+            Some(class) => controller(class).as_deref() == Some(INGRESS_CONTROLLER),
+            None => name == INGRESS_CLASS,
+        },
+        None => world.all::<IngressClass>(None).all(|object| {
+            let is_default = object.meta().annotations.get("ingressclass.kubernetes.io/is-default-class");
+            let foreign = object.view().and_then(controller).as_deref() != Some(INGRESS_CONTROLLER);
+            // a foreign default class takes what names none
+            !(foreign && is_default.is_some_and(|value| value == "true"))
+        }),
+    }
+}
+
+fn backend(backend: &IngressBackend) -> Option<Backend> {
+    let service = backend.service.as_ref()?;
+    let port = service.port.as_ref()?;
+    let port = match (port.number, &port.name) {
+        (Some(number), _) => BackendPort::Number(u16::try_from(number).ok()?),
+        (None, Some(name)) => BackendPort::Name(name.clone()),
+        (None, None) => return None,
+    };
+    Some(Backend { service: service.name.clone(), port })
+}
+
+fn add_certificate(
+    world: &World,
+    namespace: &str,
+    secret: &str,
+    hosts: Vec<String>,
+    certificates: &mut BTreeMap<String, Certificate>,
+) {
+    let Some(data) = world.view::<Secret>(namespace, secret).and_then(|secret| secret.data.as_ref()) else { return };
+    let (Some(chain), Some(key)) = (data.get("tls.crt"), data.get("tls.key")) else { return };
+    let name = format!("{namespace}/{secret}");
+    let certificate = certificates.entry(name.clone()).or_insert_with(|| Certificate {
+        name,
+        hosts: Vec::new(),
+        chain_pem: chain.0.clone(),
+        key_pem: key.0.clone(),
+    });
+    for host in hosts {
+        if !certificate.hosts.contains(&host) {
+            certificate.hosts.push(host);
+        }
+    }
+}
+
+/// The number behind a probe's or lifecycle hook's port, which may be the name of a container port.
+pub fn port_number(port: &IntOrString, container: &k8s_openapi::api::core::v1::Container) -> Option<u16> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok().filter(|number| *number != 0),
+        IntOrString::String(name) => {
+            let found = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
+            let number = found.map(|port| port.container_port).or_else(|| name.parse().ok())?;
+            u16::try_from(number).ok().filter(|number| *number != 0)
+        }
+    }
+}

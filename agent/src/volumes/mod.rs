@@ -1,0 +1,211 @@
+//! A pod's volumes on disk, and what of them a container sees.
+//!
+//! Everything of a pod lies below `pods/UID/` in the kubelet's layout; writes go through directory handles. Wasm guests are
+//! shown directories only, so a single file (`subPath` of a file, a hostPath file) is shown through a directory of its own
+//! that holds a hard link to it. Deliberately absent: claims, CSI, network volumes, which this node refuses by name.
+
+pub mod atomic;
+pub mod hostpath;
+pub mod mounts;
+pub mod payload;
+
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Permissions, PermissionsExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, PodSpec,
+    ProjectedVolumeSource, Volume, VolumeMount, VolumeProjection,
+};
+use payload::Source;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where client libraries look for the pod's own account.
+const ACCOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Name of the volume that shows it.
+const ACCOUNT_VOLUME: &str = "kube-api-access";
+
+/// Why a volume is not there. The message is Kubernetes' own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct VolumeError {
+    /// For the event and the user.
+    pub message: String,
+    /// When another try makes sense.
+    pub again: Again,
+}
+
+/// When another try makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// When an object changes.
+    OnChange,
+    /// After a while: somebody may mend the node.
+    Later,
+}
+
+impl VolumeError {
+    fn missing(message: String) -> Self {
+        Self { message, again: Again::OnChange }
+    }
+
+    pub(crate) fn later(message: String) -> Self {
+        Self { message, again: Again::Later }
+    }
+
+    fn unsupported(message: impl Into<String>) -> Self {
+        Self { message: message.into(), again: Again::OnChange }
+    }
+}
+
+/// The volumes of a pod: name to path on the node.
+pub type Volumes = BTreeMap<String, PathBuf>;
+
+/// The pod's volumes, the implicit one of its service account included.
+pub fn wanted(spec: &PodSpec) -> Vec<Volume> {
+    let mut volumes = spec.volumes.clone().unwrap_or_default();
+    if wants_account(spec) {
+        volumes.push(account_volume());
+    }
+    volumes
+}
+
+/// A container's mounts, the implicit one of its service account included.
+pub fn wanted_mounts(spec: &PodSpec, mounts: Option<&[VolumeMount]>) -> Vec<VolumeMount> {
+    let mut mounts = mounts.unwrap_or_default().to_vec();
+    if wants_account(spec) && !mounts.iter().any(|mount| mount.mount_path == ACCOUNT_PATH) {
+        mounts.push(VolumeMount {
+            mount_path: ACCOUNT_PATH.into(),
+            name: ACCOUNT_VOLUME.into(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    }
+    mounts
+}
+
+/// Unless the pod says no, or brings its own (as the API server's admission may have added).
+fn wants_account(spec: &PodSpec) -> bool {
+    let own = |container: &k8s_openapi::api::core::v1::Container| {
+        container.volume_mounts.iter().flatten().any(|mount| mount.mount_path == ACCOUNT_PATH)
+    };
+    spec.automount_service_account_token != Some(false) && !spec.containers.iter().any(own)
+}
+
+/// The cluster's certificate and the namespace. No token: this node has none to give that the API would accept.
+fn account_volume() -> Volume {
+    let key = |key: &str| KeyToPath { key: key.into(), path: key.into(), mode: None };
+    let authority = ConfigMapProjection {
+        items: Some(vec![key("ca.crt")]),
+        name: "kube-root-ca.crt".into(),
+        optional: Some(true),
+    };
+    let field = ObjectFieldSelector { api_version: None, field_path: "metadata.namespace".into() };
+    let namespace = DownwardAPIVolumeFile {
+        field_ref: Some(field),
+        path: "namespace".into(),
+        ..DownwardAPIVolumeFile::default()
+    };
+    let sources = vec![
+        VolumeProjection { config_map: Some(authority), ..VolumeProjection::default() },
+        VolumeProjection {
+            downward_api: Some(DownwardAPIProjection { items: Some(vec![namespace]) }),
+            ..VolumeProjection::default()
+        },
+    ];
+    Volume {
+        name: ACCOUNT_VOLUME.into(),
+        projected: Some(ProjectedVolumeSource { default_mode: None, sources: Some(sources) }),
+        ..Volume::default()
+    }
+}
+
+/// Makes all volumes of a pod below `pod_dir`, or brings their files up to date. Blocking.
+///
+/// # Errors
+/// The first volume that cannot be made, by name.
+pub fn lay(pod_dir: &Path, spec: &PodSpec, source: Source<'_>, now: Timestamp) -> Result<Volumes, (String, VolumeError)> {
+    let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
+    let mut volumes = Volumes::new();
+    for volume in wanted(spec) {
+        let laid = lay_one(&root, pod_dir, &volume, source, now);
+        let path = laid.map_err(|error| (volume.name.clone(), error))?;
+        volumes.insert(volume.name, path);
+    }
+    Ok(volumes)
+}
+
+/// Brings the files of those volumes up to date that show objects. Blocking.
+pub fn refresh(pod_dir: &Path, spec: &PodSpec, source: Source<'_>, now: Timestamp) -> Result<(), (String, VolumeError)> {
+    let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
+    for volume in wanted(spec) {
+        let shows_objects = plugin(&volume).is_some_and(|plugin| plugin != "empty-dir" && plugin != "host-path");
+        if shows_objects {
+            lay_one(&root, pod_dir, &volume, source, now).map_err(|error| (volume.name.clone(), error))?;
+        }
+    }
+    Ok(())
+}
+
+fn lay_one(
+    root: &Dir,
+    pod_dir: &Path,
+    volume: &Volume,
+    source: Source<'_>,
+    now: Timestamp,
+) -> Result<PathBuf, VolumeError> {
+    if let Some(host) = &volume.host_path {
+        return hostpath::lay(host);
+    }
+    let Some(plugin) = plugin(volume) else {
+        return Err(VolumeError::unsupported("no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes"));
+    };
+    let payload = payload::payload(volume, source)?;
+    let path = format!("volumes/kubernetes.io~{plugin}/{}", volume.name);
+    root.create_dir_all(&path).map_err(|error| disk(&error))?;
+    let dir = root.open_dir(&path).map_err(|error| disk(&error))?;
+    match payload {
+        Some(payload) => {
+            atomic::write(&dir, &payload, now).map_err(|error| disk(&error))?;
+        }
+        // as the kubelet: whoever the container runs as may write
+        None => dir.set_permissions(".", Permissions::from_mode(0o777)).map_err(|error| disk(&error))?,
+    }
+    Ok(pod_dir.join(path))
+}
+
+/// The kubelet's directory name for the volume's plugin; `None` for what this node does not have.
+fn plugin(volume: &Volume) -> Option<&'static str> {
+    match volume {
+        Volume { empty_dir: Some(_), .. } => Some("empty-dir"),
+        Volume { config_map: Some(_), .. } => Some("configmap"),
+        Volume { secret: Some(_), .. } => Some("secret"),
+        Volume { downward_api: Some(_), .. } => Some("downward-api"),
+        Volume { projected: Some(_), .. } => Some("projected"),
+        Volume { host_path: Some(_), .. } => Some("host-path"),
+        _ => None,
+    }
+}
+
+fn disk(error: &io::Error) -> VolumeError {
+    VolumeError::later(error.to_string())
+}
+
+/// Opens a directory of the node's own, making it when missing.
+pub fn open_or_create(path: &Path) -> io::Result<Dir> {
+    match Dir::open_ambient_dir(path, cap_std::ambient_authority()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(error) };
+            std::fs::create_dir_all(parent)?;
+            let parent = Dir::open_ambient_dir(parent, cap_std::ambient_authority())?;
+            let mut builder = DirBuilder::new();
+            builder.mode(0o750);
+            match parent.create_dir_with(name, &builder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            parent.open_dir(name)
+        }
+        other => other,
+    }
+}
