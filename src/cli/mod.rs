@@ -3,6 +3,26 @@
 //! Everything here talks to an API server over HTTPS as any other client would, with a kubeconfig; nothing here knows
 //! whether the server is ours. Deliberately absent: the verbs that run a cluster (`server`, `agent`, `up`).
 
+pub mod failure;
+
+mod apply;
+mod client;
+mod create;
+mod delete;
+mod discovery;
+mod dry_run;
+mod duration;
+mod files;
+mod generate;
+mod generate_data;
+mod generate_ingress;
+mod get;
+mod get_watch;
+mod kubeconfig;
+mod output;
+mod session;
+mod words;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,14 +73,36 @@ pub struct Globals {
 /// What one can ask of a cluster: one variant per verb of kubectl.
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
-    /// Print the client and server version information
-    Version,
+    /// Display one or many resources
+    Get(get::GetArgs),
+    /// Apply a configuration to a resource by file name or stdin
+    Apply(apply::ApplyArgs),
+    /// Create a resource from a file or from stdin
+    Create(create::CreateArgs),
+    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
+    Delete(delete::DeleteArgs),
 }
 
 /// Carries out one verb and says with which code the process ends.
 pub async fn run(verb: Verb, globals: Globals) -> ExitCode {
-    let _ = globals;
+    match dispatch(verb, &globals).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let message = failure.message();
+            if !message.is_empty() {
+                eprintln!("{message}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
+    let session = session::Session::open(globals).await?;
     match verb {
-        Verb::Version => ExitCode::SUCCESS,
+        Verb::Get(args) => get::run(&session, args).await,
+        Verb::Apply(args) => apply::run(&session, args).await,
+        Verb::Create(args) => create::run(&session, args).await,
+        Verb::Delete(args) => delete::run(&session, args).await,
     }
 }
