@@ -61,10 +61,8 @@ pub struct Limits {
     pub attempts_max: usize,
     /// A request's head must be complete by then.
     pub header_timeout: Duration,
-    /// Size of a request's head.
+    /// Size of a request's head. (Its lines are bounded by hyper: 100, which costs no memory of their own.)
     pub header_bytes_max: usize,
-    /// Header lines of a request.
-    pub headers_max: usize,
     /// TLS handshakes must be done by then.
     pub handshake_timeout: Duration,
     /// Concurrent HTTP/2 streams of one connection.
@@ -95,7 +93,6 @@ impl Default for Limits {
             attempts_max: 5,
             header_timeout: Duration::from_secs(60),
             header_bytes_max: 64 * 1024,
-            headers_max: 128,
             handshake_timeout: Duration::from_secs(10),
             h2_streams_max: 256,
             upstream_idle_max: 64,

@@ -65,7 +65,8 @@ async fn attempt(shared: &Arc<Shared>, port: &Port, endpoint: &Arc<Endpoint>, re
         return Attempt::Back(Box::new(request), HandlerError::Stopping(None).into());
     }
     let security = if port.h2c() { Security::H2c } else { Security::None };
-    to_socket(shared, endpoint, Origin { addr: endpoint.addr, security }, request).await
+    // Boxed, because all that dialing needs would make the future of every call to a pod larger.
+    Box::pin(to_socket(shared, endpoint, Origin { addr: endpoint.addr, security }, request)).await
 }
 
 /// Through a socket, with everything a proxy does to a request.

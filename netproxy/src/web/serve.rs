@@ -24,6 +24,7 @@ use crate::pods::Pod;
 use crate::shared::Shared;
 use crate::web::forward;
 use crate::web::reply::{Refusal, Reply, words};
+use crate::web::timer::LazyTimer;
 
 /// Who answers the requests of a connection.
 #[derive(Clone)]
@@ -111,9 +112,8 @@ where
     } else {
         let mut builder = http1::Builder::new();
         builder
-            .timer(TokioTimer::new())
+            .timer(LazyTimer::default())
             .header_read_timeout(limits.header_timeout)
-            .max_headers(limits.headers_max)
             .max_buf_size(limits.header_bytes_max.max(8 * 1024))
             .half_close(false);
         connection.drive(builder.serve_connection(io, service).with_upgrades()).await
