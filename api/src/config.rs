@@ -5,7 +5,7 @@ use crate::nodes::Nodes;
 use jiff::Timestamp;
 use state::Identities;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::Store;
 
@@ -18,7 +18,7 @@ pub struct ApiConfig {
     /// Now.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     /// Where uids and generated names come from.
-    pub identities: Box<dyn Identities + Send>,
+    pub identities: Mutex<Box<dyn Identities + Send>>,
     /// Bearer tokens. Client certificates are verified by the TLS configuration ([`crate::tls_config`]).
     pub tokens: TokenTable,
     /// First address and prefix length of the range that Services get their addresses from: `10.43.0.0`, 16.

@@ -18,7 +18,8 @@ use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use manifests::{Kind, Resource};
-use state::{Identities, Key, Stamp, World};
+use state::{Key, Stamp, World};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -29,19 +30,19 @@ const READS: &[Method] = &[Method::GET, Method::HEAD];
 /// The API of one cluster. Shared by all connections.
 pub struct Api {
     pub(crate) config: ApiConfig,
-    identities: Mutex<Box<dyn Identities + Send>>,
     pub(crate) services: Allocator,
     pub(crate) snapshots: Snapshots,
+    /// OpenAPI documents that were asked for, by path; there are as many as groups and versions.
+    pub(crate) schemas: Mutex<HashMap<String, Bytes>>,
 }
 
 impl Api {
     /// An API over the store of `config`.
-    pub fn new(mut config: ApiConfig) -> Arc<Self> {
-        let identities = std::mem::replace(&mut config.identities, Box::new(Spent));
+    pub fn new(config: ApiConfig) -> Arc<Self> {
         Arc::new(Self {
-            identities: Mutex::new(identities),
             services: Allocator::new(config.service_cidr, &config.service_addresses_reserved),
             snapshots: Snapshots::new(config.limits.snapshots_max),
+            schemas: Mutex::default(),
             config,
         })
     }
@@ -67,17 +68,8 @@ impl Api {
     pub(crate) fn stamped<R>(&self, act: impl FnOnce(&mut Stamp<'_>) -> R) -> R {
         let now = self.now();
         // a generator is whole after any panic of its user
-        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identities = self.config.identities.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut Stamp { now, identities: identities.as_mut() })
-    }
-}
-
-/// What stands in the configuration after its generator was taken out.
-struct Spent;
-
-impl Identities for Spent {
-    fn next(&mut self) -> u64 {
-        0
     }
 }
 
@@ -153,17 +145,7 @@ async fn answer(
         return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
     }
     let kind = find_kind(&at)?;
-    let call = Call {
-        api: api.clone(),
-        user,
-        kind,
-        at,
-        query,
-        headers: head.headers,
-        body,
-        wanted,
-        ended,
-    };
+    let call = Call { api: api.clone(), user, kind, at, query, headers: head.headers, body, wanted, ended };
     verbs::answer(call, route.verb).await
 }
 
@@ -184,13 +166,7 @@ pub(crate) fn no_such_page() -> Status {
 }
 
 /// Paths that are no resources.
-fn plain(
-    api: &Arc<Api>,
-    method: &Method,
-    route: &Route,
-    headers: &HeaderMap,
-    query: &Query,
-) -> Result<Answer, Status> {
+fn plain(api: &Arc<Api>, method: &Method, route: &Route, headers: &HeaderMap, query: &Query) -> Result<Answer, Status> {
     if !READS.contains(method) {
         return Err(Status::method_not_allowed());
     }

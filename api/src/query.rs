@@ -78,7 +78,11 @@ impl Query {
     pub fn revision(&self) -> Result<Option<Revision>, Status> {
         let Some(value) = self.get("resourceVersion") else { return Ok(None) };
         let parsed = value.parse().map(Revision);
-        parsed.map(Some).map_err(|_| Status::bad_request(format!("invalid resource version {value:?}: strconv.ParseUint: parsing {value:?}: invalid syntax")))
+        parsed.map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "invalid resource version {value:?}: strconv.ParseUint: parsing {value:?}: invalid syntax"
+            ))
+        })
     }
 
     /// `resourceVersionMatch`.

@@ -19,6 +19,8 @@ pub struct Status {
     pub message: String,
     /// `details`: name, group, kind, uid, causes, retryAfterSeconds.
     pub details: Option<Value>,
+    /// `metadata`: a `continue` token to go on with.
+    pub list_meta: Option<Value>,
 }
 
 impl std::error::Error for Status {}
@@ -36,7 +38,7 @@ pub const MODIFIED: &str =
 impl Status {
     /// A status without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None }
+        Self { code, reason: reason.into(), message: message.into(), details: None, list_meta: None }
     }
 
     fn about(code: u16, reason: &'static str, message: String, resource: &Resource, name: &str) -> Self {
@@ -46,7 +48,7 @@ impl Status {
                 details[field] = value.into();
             }
         }
-        Self { code, reason: reason.into(), message, details: Some(details) }
+        Self { code, reason: reason.into(), message, details: Some(details), list_meta: None }
     }
 
     /// 400.
@@ -128,30 +130,36 @@ impl Status {
 
     /// 422: the object's fields do not pass.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        let causes = errors.iter().map(|error| (error.path.clone(), error.reason(), error.body()));
+        Self::invalid_of(kind, name, &causes.collect::<Vec<_>>())
+    }
+
+    /// 422 about one field; `why` is as in `Invalid value: "x": is taken`.
+    pub fn invalid_field(kind: &Kind, name: &str, path: &str, reason: &'static str, why: String) -> Self {
+        Self::invalid_of(kind, name, &[(path.to_owned(), reason, why)])
+    }
+
+    fn invalid_of(kind: &Kind, name: &str, causes: &[(String, &'static str, String)]) -> Self {
         let qualified =
             if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
-        let causes: Vec<Value> = errors
+        let texts = causes.iter().map(|(path, _, message)| format!("{path}: {message}")).collect();
+        let message = format!("{qualified} {name:?} is invalid: {}", aggregate(texts));
+        let causes: Vec<Value> = causes
             .iter()
-            .map(|error| {
-                let text = error.to_string();
-                let path = error.path.to_string();
-                let message = text.strip_prefix(&format!("{path}: ")).unwrap_or(&text);
-                json!({"reason": error.reason(), "message": message, "field": path})
-            })
+            .map(|(path, reason, message)| json!({"reason": reason, "message": message, "field": path}))
             .collect();
-        let mut status = Self::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {}", aggregate(errors)));
         let mut details = json!({"name": name, "kind": kind.kind, "causes": causes});
         if !kind.group.is_empty() {
             details["group"] = kind.group.into();
         }
+        let mut status = Self::new(422, "Invalid", message);
         status.details = Some(details);
         status
     }
 
     /// 422 for a patch that cannot be applied to the object.
     pub fn unprocessable(message: impl Into<String>) -> Self {
-        let mut status =
-            Self::new(422, "Invalid", format!("the server rejected our request due to an error in our request"));
+        let mut status = Self::new(422, "Invalid", "the server rejected our request due to an error in our request");
         status.details = Some(json!({"causes": [{"message": message.into()}]}));
         status
     }
@@ -201,6 +209,9 @@ impl Status {
             "reason": self.reason,
             "code": self.code,
         });
+        if let Some(meta) = &self.list_meta {
+            status["metadata"] = meta.clone();
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }
@@ -218,13 +229,12 @@ pub fn success(resource: &Resource, name: &str, uid: &str) -> Value {
 }
 
 /// Several errors as Go prints an aggregate: one bare, more in brackets, duplicates once.
-fn aggregate(errors: &[FieldError]) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for error in errors {
-        let text = error.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
+fn aggregate(texts: Vec<String>) -> String {
+    let mut distinct: Vec<String> = Vec::new();
+    for text in texts {
+        if !distinct.contains(&text) {
+            distinct.push(text);
         }
     }
-    if texts.len() == 1 { texts.remove(0) } else { format!("[{}]", texts.join(", ")) }
+    if distinct.len() == 1 { distinct.remove(0) } else { format!("[{}]", distinct.join(", ")) }
 }

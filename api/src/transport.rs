@@ -6,8 +6,8 @@
 use crate::authn::{self, User};
 use crate::body::{self, Answer};
 use crate::config::Limits;
-use crate::status::Status;
 use crate::front::{self, Api};
+use crate::status::Status;
 use futures::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
@@ -141,7 +141,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, shu
         let (api, user, ended) = (api.clone(), user.clone(), ended.clone());
         async move { Ok::<_, Infallible>(guarded(request, api, user, ended).await) }
     });
-    let served = if is_http2 { http2(io, service, &limits, &shutdown).await } else { http1(io, service, &limits, &shutdown).await };
+    let served = if is_http2 {
+        http2(io, service, &limits, &shutdown).await
+    } else {
+        http1(io, service, &limits, &shutdown).await
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "connection");
     }

@@ -2,7 +2,8 @@
 //! (`current`) has not is set; what the last input (`original`) had and the new one has not is removed; what others
 //! put into the live object stays.
 
-use super::strategic::{DELETE_FROM, DIRECTIVE, ELEMENT_ORDER, ListRule, RETAIN_KEYS, Rules};
+use super::strategic::{DELETE_FROM, DIRECTIVE, ELEMENT_ORDER, RETAIN_KEYS, Rules};
+use manifests::merge::Rule;
 use serde_json::{Map, Value, json};
 
 type Fields = Map<String, Value>;
@@ -11,14 +12,13 @@ type Fields = Map<String, Value>;
 /// there was none). An empty object when there is nothing to do.
 pub fn three_way_strategic(original: &Value, modified: &Value, current: &Value, rules: &Rules<'_>) -> Value {
     let empty = Fields::new();
-    let fields = |value: &'_ Value| value.as_object().cloned().unwrap_or_default();
-    let original = original.as_object().unwrap_or(&empty);
-    Value::Object(diff_maps(original, &fields(modified), &fields(current), &mut Vec::new(), rules))
+    let fields = |value| Value::as_object(value).unwrap_or(&empty);
+    Value::Object(diff_maps(fields(original), fields(modified), fields(current), &mut Vec::new(), rules))
 }
 
 /// As [`three_way_strategic`], as a JSON merge patch: for kinds whose lists have no merge keys.
 pub fn three_way_merge(original: &Value, modified: &Value, current: &Value) -> Value {
-    three_way_strategic(original, modified, current, &|_| ListRule::default())
+    three_way_strategic(original, modified, current, &|_| Rule::default())
 }
 
 fn diff_maps<'v>(
@@ -27,9 +27,7 @@ fn diff_maps<'v>(
     current: &'v Fields,
     path: &mut Vec<&'v str>,
     rules: &Rules<'_>,
-) -> Fields
-where
-{
+) -> Fields {
     let mut patch = Fields::new();
     for (name, wanted) in modified {
         path.push(name);
@@ -52,8 +50,8 @@ fn diff_field<'v>(
     original: Option<&'v Value>,
     wanted: &'v Value,
     current: Option<&'v Value>,
-    rule: &ListRule,
-    path: &mut Vec<&'v str>,
+    rule: &Rule,
+    path: &[&'v str],
     rules: &Rules<'_>,
 ) {
     let Some(current) = current else {
@@ -63,11 +61,12 @@ fn diff_field<'v>(
         return;
     };
     match (wanted, current) {
-        (Value::Object(wanted), Value::Object(current)) if !rule.replace => {
+        (Value::Object(wanted), Value::Object(current)) => {
             let before = original.and_then(Value::as_object);
             let nothing = Fields::new();
             let before = before.cloned().unwrap_or(nothing);
-            let mut inner = own_path(path, |path| diff_maps(&before, wanted, current, path, rules));
+            let mut inner_path = path.to_vec();
+            let mut inner = diff_maps(&before, wanted, current, &mut inner_path, rules);
             if inner.is_empty() {
                 return;
             }
@@ -78,7 +77,7 @@ fn diff_field<'v>(
         }
         (Value::Array(wanted), Value::Array(current)) if rule.merge => {
             let before = original.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            match &rule.key {
+            match rule.key {
                 Some(key) => diff_keyed(patch, name, key, before, wanted, current, path, rules),
                 None => diff_set(patch, name, before, wanted, current),
             }
@@ -90,16 +89,10 @@ fn diff_field<'v>(
     }
 }
 
-/// Runs `act` on a copy of the path, whose names may live shorter than those of the caller's.
-fn own_path<R>(path: &[&str], act: impl FnOnce(&mut Vec<&str>) -> R) -> R {
-    act(&mut path.to_vec())
-}
-
 /// A list that is a set of scalars.
 fn diff_set(patch: &mut Fields, name: &str, original: &[Value], wanted: &[Value], current: &[Value]) {
     let added: Vec<&Value> = wanted.iter().filter(|item| !current.contains(item)).collect();
-    let gone: Vec<&Value> =
-        original.iter().filter(|item| !wanted.contains(item) && current.contains(item)).collect();
+    let gone: Vec<&Value> = original.iter().filter(|item| !wanted.contains(item) && current.contains(item)).collect();
     if added.is_empty() && gone.is_empty() {
         return;
     }
@@ -139,7 +132,8 @@ fn diff_keyed(
         let before = find(original, id).unwrap_or_default();
         let fields = |value: Value| if let Value::Object(fields) = value { fields } else { Fields::new() };
         let (before, after, now) = (fields(before), fields(item.clone()), fields(found));
-        let mut change = own_path(path, |path| diff_maps(&before, &after, &now, path, rules));
+        let mut inner_path = path.to_vec();
+        let mut change = diff_maps(&before, &after, &now, &mut inner_path, rules);
         if !change.is_empty() {
             change.insert(key.to_owned(), id.clone());
             changes.push(Value::Object(change));

@@ -68,7 +68,11 @@ fn step(document: &mut Value, operation: &Value, copied_bytes: &mut usize) -> Re
         "test" => {
             let wanted = value()?;
             let found = document.pointer(path).unwrap_or(&Value::Null);
-            if *found == wanted { Ok(()) } else { Err(inapplicable(format!("testing value {path} failed: test failed"))) }
+            if *found == wanted {
+                Ok(())
+            } else {
+                Err(inapplicable(format!("testing value {path} failed: test failed")))
+            }
         }
         other => Err(malformed(&format!("Unexpected kind: {other}"))),
     }
@@ -146,7 +150,10 @@ mod tests {
             (json!([{"op": "remove", "path": "/x~1y"}]), json!({"a": {"b": [1, 2, 3]}})),
             (json!([{"op": "replace", "path": "/a/b/0", "value": 7}]), json!({"a": {"b": [7, 2, 3]}, "x/y": "z"})),
             (json!([{"op": "move", "from": "/a/b", "path": "/c"}]), json!({"a": {}, "c": [1, 2, 3], "x/y": "z"})),
-            (json!([{"op": "copy", "from": "/a/b/2", "path": "/c"}]), json!({"a": {"b": [1, 2, 3]}, "c": 3, "x/y": "z"})),
+            (
+                json!([{"op": "copy", "from": "/a/b/2", "path": "/c"}]),
+                json!({"a": {"b": [1, 2, 3]}, "c": 3, "x/y": "z"}),
+            ),
             (json!([{"op": "test", "path": "/x~1y", "value": "z"}]), document.clone()),
         ];
         for (patch, wanted) in cases {

@@ -7,7 +7,7 @@ pub mod merge;
 pub mod strategic;
 
 pub use diff::{three_way_merge, three_way_strategic};
-pub use strategic::{ListRule, Rules, rules_of};
+pub use strategic::{Rules, rules_of};
 
 /// The annotation that client-side apply keeps its last input in.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

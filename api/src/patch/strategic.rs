@@ -3,6 +3,7 @@
 
 use super::{DEPTH_MAX, PatchError};
 use manifests::Kind;
+use manifests::merge::{Rule, rule};
 use serde_json::{Map, Value};
 
 pub(super) const DIRECTIVE: &str = "$patch";
@@ -10,21 +11,13 @@ pub(super) const RETAIN_KEYS: &str = "$retainKeys";
 pub(super) const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 pub(super) const ELEMENT_ORDER: &str = "$setElementOrder/";
 
-/// How a field is merged.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListRule {
-    /// `x-kubernetes-patch-merge-key`: the field that names an element.
-    pub key: Option<String>,
-    /// Strategy `merge`: a list is a map (with `key`) or a set (without) instead of one value.
-    pub merge: bool,
-    /// Strategy `retainKeys`: a map keeps only the keys that the patch names.
-    pub retain_keys: bool,
-    /// Strategy `replace`: a map is one value.
-    pub replace: bool,
-}
+/// The rule of the field at a path of field names, list indices left out: `["spec", "template", "spec", "containers"]`.
+pub type Rules<'a> = dyn Fn(&[&str]) -> Rule + 'a;
 
-/// The rule of the field at a path of field names (list indices left out): `["spec", "template", "spec", "containers"]`.
-pub type Rules<'a> = dyn Fn(&[&str]) -> ListRule + 'a;
+/// The rules of a kind's fields.
+pub fn rules_of(kind: &'static Kind) -> impl Fn(&[&str]) -> Rule {
+    move |path| rule(kind, path)
+}
 
 /// Merges `patch` into `original`.
 ///
@@ -70,7 +63,8 @@ fn merge_map<'p>(
         }
     }
     for (name, value) in patch {
-        if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(DELETE_FROM) || name.starts_with(ELEMENT_ORDER) {
+        if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(DELETE_FROM) || name.starts_with(ELEMENT_ORDER)
+        {
             continue;
         }
         path.push(name);
@@ -84,7 +78,7 @@ fn merge_map<'p>(
         let rule = rules(path);
         path.pop();
         if let Some(Value::Array(items)) = fields.get_mut(list) {
-            reorder(items, order, rule.key.as_deref());
+            reorder(items, order, rule.key);
         }
     }
     Ok(fields)
@@ -102,9 +96,7 @@ fn merge_field<'p>(
         return Ok(());
     }
     let merged = match (fields.remove(name), value) {
-        (Some(Value::Object(old)), Value::Object(patch)) if !rules(path).replace => {
-            Value::Object(merge_map(old, patch, path, rules)?)
-        }
+        (Some(Value::Object(old)), Value::Object(patch)) => Value::Object(merge_map(old, patch, path, rules)?),
         (Some(Value::Array(old)), Value::Array(patch)) => Value::Array(merge_list(old, patch, path, rules)?),
         // what is not there yet is merged into nothing, so that directives mean the same
         (None, Value::Object(patch)) => {
@@ -131,7 +123,7 @@ fn merge_list<'p>(
     if !rule.merge || replaces {
         return Ok(patch.iter().filter(|item| item.get(DIRECTIVE).is_none()).map(plain).collect());
     }
-    let Some(key) = rule.key.as_deref() else {
+    let Some(key) = rule.key else {
         for item in patch {
             if !items.contains(item) {
                 items.push(item.clone());
@@ -143,9 +135,9 @@ fn merge_list<'p>(
         let Value::Object(change) = item else {
             return Err(malformed(&format!("an element of {} must be an object", path.join("."))));
         };
-        let name = change.get(key).ok_or_else(|| {
-            malformed(&format!("map: {item} does not contain declared merge key: {key}"))
-        })?;
+        let name = change
+            .get(key)
+            .ok_or_else(|| malformed(&format!("map: {item} does not contain declared merge key: {key}")))?;
         let is_named = |item: &Value| item.get(key) == Some(name);
         let directive = change.get(DIRECTIVE).and_then(Value::as_str);
         match (directive, items.iter().position(is_named)) {
