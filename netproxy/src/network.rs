@@ -4,7 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use futures::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 
 /// An address range.
@@ -68,12 +70,15 @@ impl FromStr for Cidr {
     }
 }
 
-/// Why a range could not be made ours.
+/// What the kernel refused.
 #[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
+pub enum NetworkError {
     /// No netlink socket.
     #[error("cannot open a netlink socket")]
     Open(#[source] std::io::Error),
+    /// The kernel did not list them.
+    #[error("cannot list this host's addresses")]
+    List(#[source] rtnetlink::Error),
     /// The kernel refused the route.
     #[error("cannot add local route {cidr}")]
     Route {
@@ -108,17 +113,48 @@ fn has_capability(bit: u32) -> bool {
 }
 
 /// Makes every address of the ranges local to this host (`ip route add local CIDR dev lo`). Idempotent; needs CAP_NET_ADMIN.
-pub async fn claim(cidrs: &[Cidr]) -> Result<(), ClaimError> {
+pub async fn claim(cidrs: &[Cidr]) -> Result<(), NetworkError> {
     change(cidrs, true).await
 }
 
 /// Takes the routes of [`claim`] away again; absent ones are no error.
-pub async fn release(cidrs: &[Cidr]) -> Result<(), ClaimError> {
+pub async fn release(cidrs: &[Cidr]) -> Result<(), NetworkError> {
     change(cidrs, false).await
 }
 
-async fn change(cidrs: &[Cidr], add: bool) -> Result<(), ClaimError> {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(ClaimError::Open)?;
+/// This host's own addresses, loopback first, without link-local ones. They are what the ingress and node ports listen on.
+pub async fn host_addresses() -> Result<Vec<IpAddr>, NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Open)?;
+    let connection = tokio::spawn(connection);
+    let listed: Result<Vec<_>, _> = handle.address().get().execute().try_collect().await;
+    connection.abort();
+    let mut addresses: Vec<IpAddr> = listed
+        .map_err(NetworkError::List)?
+        .iter()
+        .filter_map(own_address)
+        .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
+        .collect();
+    addresses.sort_by_key(|address| (!address.is_loopback(), address.is_ipv6()));
+    Ok(addresses)
+}
+
+/// On a point-to-point link "address" is the other side; then "local" is ours.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = || {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    };
+    local.or_else(address)
+}
+
+async fn change(cidrs: &[Cidr], add: bool) -> Result<(), NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Open)?;
     let connection = tokio::spawn(connection);
     let mut done = Ok(());
     for cidr in cidrs {
@@ -126,7 +162,7 @@ async fn change(cidrs: &[Cidr], add: bool) -> Result<(), ClaimError> {
         let changed =
             if add { handle.route().add(route).execute().await } else { handle.route().del(route).execute().await };
         done = match changed {
-            Err(source) if !is_already(&source, add) => Err(ClaimError::Route { cidr: *cidr, source }),
+            Err(source) if !is_already(&source, add) => Err(NetworkError::Route { cidr: *cidr, source }),
             _ => Ok(()),
         };
         if done.is_err() {
@@ -184,6 +220,16 @@ mod tests {
         assert_eq!("10.42.7.9/16".parse::<Cidr>().unwrap().to_string(), "10.42.0.0/16");
         for wrong in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "x/8", "10.0.0.0/-1"] {
             assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_has_addresses_that_can_be_bound() {
+        let addresses = host_addresses().await.unwrap();
+        assert!(addresses[0].is_loopback(), "{addresses:?}");
+        // One that is still being set up (IPv6) may not be bound yet.
+        for address in addresses.into_iter().filter(IpAddr::is_ipv4) {
+            std::net::TcpListener::bind((address, 0)).unwrap();
         }
     }
 

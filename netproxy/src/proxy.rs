@@ -110,7 +110,13 @@ impl Proxy {
 
     fn found(&self, name: &str, namespace: &str) -> Option<Found> {
         let shared = &self.0.shared;
-        names::resolve(&shared.table.load(), &shared.cluster_domain, name, namespace)
+        let (table, domain) = (shared.table.load(), &shared.cluster_domain);
+        let found = names::resolve(&table, domain, name, namespace);
+        match &found {
+            // An alias to a name of the cluster; a chain of them is a mistake nobody needs followed.
+            Some(Found::Alias(alias)) if names::is_inside(domain, alias) => Some(names::lookup(&table, domain, alias)),
+            _ => found,
+        }
     }
 
     /// An outgoing HTTP request of a guest in `namespace`. Absolute URI, scheme http or https. To a Service or pod that lives in

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -22,8 +22,8 @@ use crate::connections::{Connection, Connections};
 use crate::listener;
 use crate::problems::About;
 use crate::shared::Shared;
-use crate::web::reply::{Refusal, Reply};
-use crate::web::serve::{body, drive, not_found, sniff};
+use crate::web::reply::{Refusal, Reply, words};
+use crate::web::serve::{body, drive, sniff};
 use crate::web::{forward, headers};
 
 /// The listeners, as they came to be.
@@ -125,13 +125,16 @@ async fn serve(shared: Arc<Shared>, tls: Option<TlsAcceptor>, stream: TcpStream,
 }
 
 async fn answer(shared: &Arc<Shared>, front: Front, request: Request<Incoming>) -> Response<Reply> {
+    if request.method() == Method::CONNECT {
+        return words(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not served here");
+    }
     let mut request = request.map(body);
     let authority = headers::authority(&request).map(str::to_owned);
     let host = authority.as_deref().map_or("", headers::host_of);
     let port = {
         let table = shared.table.load();
         match table.ingress.find(host, request.uri().path()) {
-            None => return not_found(),
+            None => return words(StatusCode::NOT_FOUND, "default backend - 404"),
             Some(None) => return Refusal::NoEndpoints(host.to_owned()).response(),
             Some(Some(port)) => port.clone(),
         }

@@ -5,6 +5,7 @@ pub(crate) mod l4;
 pub(crate) mod udp;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ pub(crate) struct Listeners {
 struct Running {
     port: Arc<Port>,
     stop: CancellationToken,
-    /// The kernel refused; asked again with every change.
-    failed: bool,
+    /// The kernel refused for now; asked again with every change.
+    again: bool,
 }
 
 /// A listener that should be.
@@ -50,10 +51,12 @@ impl Listeners {
             if !keep {
                 running.stop.cancel();
             }
-            keep && !running.failed
+            keep && !running.again
         });
         shared.problems.clear_if(|about| {
-            matches!(about, About::Service { .. }) && !wanted.values().any(|wanted| wanted.about == *about)
+            let About::Service { at, .. } = about else { return false };
+            let is = |protocol| wanted.get(&(protocol, *at)).is_some_and(|wanted| wanted.about == *about);
+            !is(Protocol::Tcp) && !is(Protocol::Udp)
         });
         for (place, wanted) in wanted {
             if self.running.contains_key(&place) {
@@ -67,7 +70,9 @@ impl Listeners {
                     shared.problems.add(wanted.about, listener::explain(wanted.what, place.1, error));
                 }
             }
-            self.running.insert(place, Running { port: wanted.port, stop, failed: started.is_err() });
+            // A missing privilege will go on missing.
+            let again = started.is_err_and(|error| error.kind() != ErrorKind::PermissionDenied);
+            self.running.insert(place, Running { port: wanted.port, stop, again });
         }
     }
 }

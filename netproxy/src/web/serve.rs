@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -23,8 +23,7 @@ use crate::handler::{Body, BoxError, empty};
 use crate::pods::Pod;
 use crate::shared::Shared;
 use crate::web::forward;
-use crate::web::reply::{Refusal, Reply, words};
-use crate::web::timer::LazyTimer;
+use crate::web::reply::{Refusal, Reply};
 
 /// Who answers the requests of a connection.
 #[derive(Clone)]
@@ -74,7 +73,7 @@ pub(crate) fn body(incoming: Incoming) -> Body {
 
 /// Which HTTP a client without TLS speaks, from its first bytes, which stay unread. None: nothing came in time.
 pub(crate) async fn sniff(stream: &TcpStream, timeout: Duration) -> Option<Version> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let look = async {
         let mut start = [0; PREFACE.len()];
         loop {
@@ -106,13 +105,14 @@ where
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
+            .keep_alive_interval(limits.header_timeout)
             .max_concurrent_streams(limits.h2_streams_max)
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
         connection.drive(builder.serve_connection(io, service)).await
     } else {
         let mut builder = http1::Builder::new();
         builder
-            .timer(LazyTimer::default())
+            .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(limits.header_bytes_max.max(8 * 1024))
             .half_close(false);
@@ -142,9 +142,4 @@ where
     fn finish(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
-}
-
-/// Answers that need nobody else.
-pub(crate) fn not_found() -> Response<Reply> {
-    words(StatusCode::NOT_FOUND, "default backend - 404")
 }
