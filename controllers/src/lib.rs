@@ -5,6 +5,16 @@
 //! its paragraph in Kubernetes' documentation. Deliberately absent: IO, clocks, randomness, queues, expectations: the
 //! executor shows a controller the world that holds its last writes before it asks again.
 
+pub mod deployment;
+mod edit;
+pub mod endpoints;
+#[cfg(test)]
+mod harness;
+mod ownership;
+mod pods;
+pub mod replicaset;
+pub mod serviceaccount;
+
 use jiff::Timestamp;
 use state::{Event, Key, Stamp, World, Write};
 
@@ -60,6 +70,10 @@ impl Settings {
 
 /// Every controller there is.
 pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
-    let _ = settings;
-    Vec::new()
+    vec![
+        Box::new(deployment::Deployments),
+        Box::new(replicaset::ReplicaSets),
+        Box::new(endpoints::EndpointsOfServices),
+        Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
+    ]
 }

@@ -1,0 +1,189 @@
+//! EndpointSlices: at most a hundred endpoints each, one set of ports each.
+//!
+//! An endpoint stays in the slice it is in, so that a change of one pod is a change of one slice.
+
+use super::{Backend, Port, SERVICE_NAME, labels};
+use crate::{Cx, ownership};
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+use state::{Key, Meta, Object, Write};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Label of a slice: who keeps it.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// And that is us.
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+/// Kubernetes' bound of one slice.
+const ENDPOINTS_MAX: usize = 100;
+
+/// Endpoints that may share slices: address family and ports.
+type Group = (&'static str, Vec<Port>);
+
+/// Whether a slice is kept by this controller.
+pub(super) fn is_ours(meta: &Meta) -> bool {
+    meta.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+}
+
+/// Brings a Service's slices in line with its backends.
+pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, backends: &[Backend<'_>]) -> Vec<Write> {
+    let mut wanted = wanted(service, spec, backends);
+    let slices = ownership::children::<EndpointSlice>(cx.world, service);
+    let mut kept: Vec<(Arc<Object>, Value)> = Vec::new();
+    let mut surplus: Vec<Arc<Object>> = Vec::new();
+    for slice in slices.into_iter().filter(|slice| is_ours(slice.meta()) && !slice.is_deleting()) {
+        match wanted.get_mut(&group(slice)) {
+            Some(endpoints) => kept.push((slice.clone(), keep(slice, endpoints))),
+            None => surplus.push(slice.clone()),
+        }
+    }
+    let labels = slice_labels(service, spec);
+    let mut writes = Vec::new();
+    for (group, endpoints) in wanted {
+        let mut rest: Vec<Value> = endpoints.into_values().collect();
+        let of_group = kept.iter_mut().filter(|(slice, _)| self::group(slice) == group);
+        let mut has_slice = false;
+        for (slice, value) in of_group {
+            let own = value["endpoints"].as_array_mut();
+            if let Some(own) = own {
+                let room = ENDPOINTS_MAX.saturating_sub(own.len()).min(rest.len());
+                own.extend(rest.drain(..room));
+                if own.is_empty() && has_slice {
+                    surplus.push(slice.clone());
+                    continue;
+                }
+            }
+            has_slice = true;
+            value["metadata"]["labels"] = json!(labels);
+            if *value != slice.value() {
+                writes.push(Write::update(slice, value.take()));
+            }
+        }
+        // a group without endpoints is that of a Service without any: it still has one slice
+        if rest.is_empty() && !has_slice {
+            writes.push(create(cx, service, &labels, &group, Vec::new()));
+        }
+        while !rest.is_empty() {
+            let chunk = rest.drain(..rest.len().min(ENDPOINTS_MAX)).collect();
+            writes.push(create(cx, service, &labels, &group, chunk));
+        }
+    }
+    writes.extend(surplus.iter().map(|slice| Write::delete(slice)));
+    writes
+}
+
+/// The endpoints there should be, by group and pod uid.
+fn wanted(service: &Object, spec: &ServiceSpec, backends: &[Backend<'_>]) -> BTreeMap<Group, BTreeMap<String, Value>> {
+    let mut groups: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
+    for backend in backends {
+        let mut ports = backend.ports.clone();
+        ports.sort();
+        let endpoints = groups.entry((family(backend.address), ports)).or_default();
+        endpoints.insert(backend.pod.meta().uid.clone(), endpoint(service, spec, backend));
+    }
+    if groups.is_empty() {
+        let six =
+            spec.ip_families.as_ref().and_then(|families| families.first()).is_some_and(|family| family == "IPv6");
+        groups.insert((if six { "IPv6" } else { "IPv4" }, Vec::new()), BTreeMap::new());
+    }
+    groups
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "IPv6" } else { "IPv4" }
+}
+
+fn endpoint(service: &Object, spec: &ServiceSpec, backend: &Backend<'_>) -> Value {
+    let publish = spec.publish_not_ready_addresses == Some(true);
+    let mut endpoint = json!({
+        "addresses": [backend.address],
+        "conditions": {
+            "ready": publish || (backend.serving && !backend.terminating),
+            "serving": backend.serving,
+            "terminating": backend.terminating,
+        },
+        "targetRef": {
+            "kind": "Pod", "namespace": service.meta().namespace,
+            "name": backend.pod.meta().name, "uid": backend.pod.meta().uid,
+        },
+    });
+    for (field, text) in [("nodeName", backend.node), ("zone", backend.zone), ("hostname", backend.hostname)] {
+        if let Some(text) = text {
+            endpoint[field] = text.into();
+        }
+    }
+    endpoint
+}
+
+/// The group of a slice as it is.
+fn group(slice: &Object) -> Group {
+    let Some(view) = slice.view::<EndpointSlice>() else { return ("", Vec::new()) };
+    let mut ports: Vec<Port> = view
+        .ports
+        .iter()
+        .flatten()
+        .map(|port| Port {
+            name: port.name.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_default(),
+            number: port.port.unwrap_or(0),
+            app_protocol: port.app_protocol.clone(),
+        })
+        .collect();
+    ports.sort();
+    let family = match view.address_type.as_str() {
+        "IPv4" => "IPv4",
+        "IPv6" => "IPv6",
+        _ => "",
+    };
+    (family, ports)
+}
+
+/// A slice with those of its endpoints that are still wanted, as they are now; they are taken out of `wanted`.
+fn keep(slice: &Object, wanted: &mut BTreeMap<String, Value>) -> Value {
+    let mut value = slice.value();
+    let old = value["endpoints"].as_array().cloned().unwrap_or_default();
+    let uids = old.iter().filter_map(|endpoint| endpoint["targetRef"]["uid"].as_str());
+    let endpoints: Vec<Value> = uids.filter_map(|uid| wanted.remove(uid)).collect();
+    value["endpoints"] = endpoints.into();
+    value
+}
+
+fn slice_labels(service: &Object, spec: &ServiceSpec) -> BTreeMap<String, String> {
+    let mut labels = labels(service, spec);
+    labels.insert(SERVICE_NAME.into(), service.meta().name.clone());
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    labels
+}
+
+fn create(
+    cx: &mut Cx<'_>,
+    service: &Object,
+    labels: &BTreeMap<String, String>,
+    (family, ports): &Group,
+    endpoints: Vec<Value>,
+) -> Write {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|port| {
+            let mut value = json!({"name": port.name, "protocol": port.protocol, "port": port.number});
+            if let Some(app) = &port.app_protocol {
+                value["appProtocol"] = app.as_str().into();
+            }
+            value
+        })
+        .collect();
+    let namespace = service.meta().namespace.as_deref().unwrap_or("");
+    let mut value = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "generateName": format!("{}-", service.meta().name), "namespace": namespace, "labels": labels,
+            "ownerReferences": [ownership::reference::<Service>(service)],
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    });
+    cx.stamp.complete(&mut value, true);
+    let name = value["metadata"]["name"].as_str().unwrap_or("");
+    Write::create(Key::of::<EndpointSlice>(namespace, name), value)
+}
