@@ -236,14 +236,9 @@ impl Endpoints {
         }
     }
 
-    /// Forgets addresses nobody routes to.
-    pub(crate) fn sweep(&self, addrs: impl IntoIterator<Item = SocketAddr>) {
-        let mut all = self.lock();
-        for addr in addrs {
-            if all.get(&addr).is_some_and(|endpoint| Arc::strong_count(endpoint) == 1 && !endpoint.is_local()) {
-                all.remove(&addr);
-            }
-        }
+    /// Forgets addresses nobody routes to and nothing is open to.
+    pub(crate) fn sweep(&self) {
+        self.lock().retain(|_, endpoint| Arc::strong_count(endpoint) > 1 || endpoint.is_local());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Arc<Endpoint>>> {

@@ -1,7 +1,6 @@
 //! The assembly: one [`Proxy`] per node holds the tables and the listeners. Reads (a connection, a request, a DNS query) load
 //! a snapshot; writes (new routes) take one mutex.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -61,9 +60,8 @@ impl Proxy {
         let table = Arc::new(Table::build(routes, &old, |route, index| port(shared, &old, route, index)));
         shared.table.store(table.clone());
         listeners.apply(shared, &table, &self.0.node_addresses);
-        let gone = gone(&old, &table);
         drop(old);
-        shared.endpoints.sweep(gone);
+        shared.endpoints.sweep();
     }
 
     /// Makes `handler` the HTTP server at `addr` (pod IP and container port): for connections from outside if the kernel lets
@@ -186,14 +184,4 @@ fn port(shared: &Shared, old: &Table, route: &ServiceRoute, index: usize) -> Arc
             Port::new(name, backends, shared.limits.affinity_clients_max)
         }
     }
-}
-
-/// Endpoints which `old` had and `new` has not.
-fn gone(old: &Table, new: &Table) -> Vec<SocketAddr> {
-    let all = |table: &Table| -> HashSet<SocketAddr> {
-        let ports = table.services().flat_map(|service| &service.route.ports);
-        ports.flat_map(|port| port.endpoints.iter().copied()).collect()
-    };
-    let new = all(new);
-    all(old).into_iter().filter(|addr| !new.contains(addr)).collect()
 }

@@ -28,7 +28,7 @@ pub(crate) struct Dns {
     shared: Arc<Shared>,
     resolv_conf: PathBuf,
     own: SocketAddr,
-    queries: Semaphore,
+    queries: Arc<Semaphore>,
 }
 
 /// How a client asked; upstream is asked the same way.
@@ -51,7 +51,7 @@ pub(crate) fn start(shared: &Arc<Shared>, addr: SocketAddr, resolv_conf: PathBuf
             return None;
         }
     };
-    let queries = Semaphore::new(shared.limits.dns_queries_max);
+    let queries = Arc::new(Semaphore::new(shared.limits.dns_queries_max));
     let dns = Arc::new(Dns { shared: shared.clone(), resolv_conf, own, queries });
     let stop = shared.stop.child_token();
     shared.data.spawn(serve_udp(dns.clone(), Arc::new(udp), stop.clone()));
@@ -83,10 +83,11 @@ async fn serve_udp(dns: Arc<Dns>, socket: Arc<UdpSocket>, stop: CancellationToke
                     }
                 }
                 reply => {
+                    // More than the bound: drop, the client asks again.
+                    let Ok(permit) = dns.queries.clone().try_acquire_owned() else { continue };
                     let (dns, socket, packet) = (dns.clone(), socket.clone(), packet.to_vec());
                     tokio::spawn(async move {
-                        // More than the bound: drop, the client asks again.
-                        let Ok(_permit) = dns.queries.try_acquire() else { return };
+                        let _permit = permit;
                         if let Some(bytes) = dns.forward(reply, &message, packet, Transport::Udp, limit).await {
                             let _ = socket.send_to(&bytes, client).await;
                         }
