@@ -4,6 +4,7 @@
 //! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
 
 use crate::body::Body;
+use crate::frontage;
 use k8s_openapi::api::core::v1::{Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
@@ -52,13 +53,19 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
             () = body.routes_stale.notified() => {}
         }
         let world = body.world();
-        let (routes, routed) = build(&world, body.config.api_address);
+        let (routes, routed) = build(&world, body.config.api_address, body.config.node_ip);
         if routes != last {
             body.proxy.set_routes(routes.clone());
             last = routes;
         }
         body.routed.send_replace(Arc::new(routed));
         report_problems(&body, &world);
+        for write in frontage::writes(&world, body.config.node_ip) {
+            // refused: somebody wrote it in between, and that change comes down and wakes this loop again
+            if let Err(error) = body.uplink.write(vec![write]).await {
+                tracing::debug!(%error, "address not written");
+            }
+        }
     }
 }
 
@@ -79,7 +86,7 @@ fn report_problems(body: &Body, world: &World) {
 }
 
 /// The routes, and the addresses in them that are there because they are ready (not as a last resort).
-pub fn build(world: &World, api: SocketAddr) -> (Routes, HashSet<IpAddr>) {
+pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<IpAddr>) {
     let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
     for object in world.all::<EndpointSlice>(None) {
         if let (Some(service), Some(slice)) = (object.meta().labels.get(SERVICE_LABEL), object.view()) {
@@ -94,7 +101,11 @@ pub fn build(world: &World, api: SocketAddr) -> (Routes, HashSet<IpAddr>) {
             let service: &Service = object.view()?;
             let namespace = object.meta().namespace.as_deref().unwrap_or_default();
             let slices = slices.get(&(namespace, object.meta().name.as_str())).map(Vec::as_slice).unwrap_or_default();
-            service_route(namespace, &object.meta().name, service, slices, api, &mut ready)
+            let mut route = service_route(namespace, &object.meta().name, service, slices, api, &mut ready)?;
+            if frontage::is_load_balancer(object) {
+                route.external_ips.push(node);
+            }
+            Some(route)
         })
         .collect();
     let (ingresses, certificates) = ingresses(world);

@@ -16,7 +16,7 @@ use serde_json::Value;
 const OWN_CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 /// The fields of `status` that the node's body owns; all others are left as they are.
-const OWN_FIELDS: [&str; 13] = [
+const OWN_FIELDS: [&str; 12] = [
     "conditions",
     "containerStatuses",
     "hostIP",
@@ -27,7 +27,6 @@ const OWN_FIELDS: [&str; 13] = [
     "phase",
     "podIP",
     "podIPs",
-    "qosClass",
     "reason",
     "startTime",
 ];
@@ -52,7 +51,6 @@ pub struct Facts<'a> {
 pub fn status(facts: &Facts<'_>) -> PodStatus {
     let empty = PodSpec::default();
     let spec = facts.pod.spec.as_ref().unwrap_or(&empty);
-    let old = facts.pod.status.as_ref();
     let phase = phase(spec, facts);
     let verdict = facts.state.verdict.as_ref();
     let (init, main) = (container_statuses(spec, facts, true), container_statuses(spec, facts, false));
@@ -68,7 +66,6 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
         phase: Some(phase.into()),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        qos_class: Some(old.and_then(|old| old.qos_class.clone()).unwrap_or_else(|| qos_class(spec).into())),
         reason: verdict.map(|verdict| verdict.reason.clone()),
         start_time: Some(Time(facts.state.since)),
         ..PodStatus::default()
@@ -94,26 +91,6 @@ pub fn merge(current: &Value, computed: &PodStatus) -> Option<Value> {
     let mut value = current.clone();
     value.as_object_mut()?.insert("status".into(), Value::Object(merged));
     Some(value)
-}
-
-/// Kubernetes' quality of service class.
-pub fn qos_class(spec: &PodSpec) -> &'static str {
-    let mut any = false;
-    let mut guaranteed = true;
-    for container in spec.containers.iter().chain(init_containers(spec)) {
-        let resources = container.resources.clone().unwrap_or_default();
-        let (requests, limits) = (resources.requests.unwrap_or_default(), resources.limits.unwrap_or_default());
-        for name in ["cpu", "memory"] {
-            let (request, limit) = (requests.get(name), limits.get(name));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
 }
 
 /// The containers as counted for the phase.

@@ -1,0 +1,287 @@
+//! Folds what comes down the link into the node's world, and tells each pod's worker what concerns it.
+//!
+//! A burst of changes is folded as one, and everybody is told the outcome, never the steps. Deliberately absent: what a pod
+//! does with its mail.
+
+use crate::body::Body;
+use crate::pod::{Mail, Worker};
+use crate::routes;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodSpec, Secret, Volume};
+use state::{Event, Key, Object, Revision, World};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What came down the link.
+pub enum News {
+    /// The whole slice, from scratch.
+    Reset {
+        /// As of.
+        revision: Revision,
+        /// All of it.
+        objects: Vec<Arc<Object>>,
+    },
+    /// One change.
+    Event(Event),
+    /// Nothing else happened up to here.
+    Reached(Revision),
+}
+
+/// The node's world and the workers that live by it.
+pub struct Inbox {
+    body: Arc<Body>,
+    world: World,
+    desks: HashMap<String, Desk>,
+    /// Pod name to the uid of its worker.
+    names: HashMap<Key, String>,
+    /// ConfigMaps and Secrets to the pods that refer to them.
+    readers: HashMap<Key, HashSet<String>>,
+    /// Pods whose worker has finished while their object is still there.
+    departed: HashSet<String>,
+    workers: JoinSet<String>,
+    node_changed: Arc<Notify>,
+    is_filled: bool,
+    shutdown: CancellationToken,
+}
+
+struct Desk {
+    mail: watch::Sender<Mail>,
+    sources: BTreeSet<Key>,
+    name: Key,
+}
+
+impl Inbox {
+    /// An empty world and no workers. `node_changed` is told when this node's object is another.
+    pub fn new(body: Arc<Body>, node_changed: Arc<Notify>, shutdown: CancellationToken) -> Self {
+        Self {
+            body,
+            world: World::default(),
+            desks: HashMap::new(),
+            names: HashMap::new(),
+            readers: HashMap::new(),
+            departed: HashSet::new(),
+            workers: JoinSet::new(),
+            node_changed,
+            is_filled: false,
+            shutdown,
+        }
+    }
+
+    /// Folds a burst of news, shows the new world to all rooms, then tells who is concerned.
+    pub fn take(&mut self, burst: Vec<News>) {
+        let mut touched = BTreeSet::new();
+        let mut reset = false;
+        for news in burst {
+            match news {
+                News::Reset { revision, objects } => {
+                    touched.extend(self.refill(revision, objects));
+                    reset = true;
+                }
+                News::Event(event) => {
+                    touched.insert(event.key().clone());
+                    self.world.fold(&event);
+                }
+                News::Reached(revision) => self.world.advance(revision),
+            }
+        }
+        self.body.replica.store(Arc::new(self.world.clone()));
+        if reset && !self.is_filled {
+            self.is_filled = true;
+            self.sweep();
+        }
+        self.tell(&touched);
+    }
+
+    /// Forgets workers that are done. Waits for ever when there is none.
+    pub async fn reap(&mut self) {
+        let Some(joined) = self.workers.join_next().await else { return std::future::pending().await };
+        let Ok(uid) = joined else { return };
+        if let Some(desk) = self.desks.remove(&uid) {
+            for key in desk.sources {
+                if let Some(readers) = self.readers.get_mut(&key) {
+                    readers.remove(&uid);
+                    if readers.is_empty() {
+                        self.readers.remove(&key);
+                    }
+                }
+            }
+            if self.names.get(&desk.name) == Some(&uid) {
+                self.names.remove(&desk.name);
+            }
+            if self.world.get(&desk.name).is_some_and(|object| object.meta().uid == uid) {
+                self.departed.insert(uid);
+            }
+        }
+    }
+
+    /// Waits until all workers have stopped their containers, but not for ever.
+    pub async fn close(mut self, patience: Duration) {
+        let all = async { while self.workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::warn!("some pods did not stop in time");
+        }
+    }
+
+    /// Takes a whole slice in place of what was there; returns what differs.
+    fn refill(&mut self, revision: Revision, objects: Vec<Arc<Object>>) -> BTreeSet<Key> {
+        let old = std::mem::take(&mut self.world);
+        let mut touched: BTreeSet<Key> = old.iter().map(|object| object.key().clone()).collect();
+        for object in objects {
+            let same = old.get(object.key()).is_some_and(|before| before.revision() == object.revision());
+            if same {
+                touched.remove(object.key());
+            } else {
+                touched.insert(object.key().clone());
+            }
+            self.world.put(object);
+        }
+        self.world.advance(revision);
+        touched
+    }
+
+    fn tell(&mut self, touched: &BTreeSet<Key>) {
+        let mut arrivals = Vec::new();
+        let mut sources: HashSet<String> = HashSet::new();
+        for key in touched {
+            if key.is::<Pod>() {
+                arrivals.extend(self.tell_pod(key));
+            } else if key.is::<Node>() {
+                self.node_changed.notify_one();
+            }
+            if let Some(readers) = self.readers.get(key) {
+                sources.extend(readers.iter().cloned());
+            }
+        }
+        // all addresses that are in use are reserved before any new pod is given one
+        let now = Timestamp::now();
+        let workers: Vec<Worker> =
+            arrivals.iter().map(|object| Worker::new(self.body.clone(), object.clone(), now)).collect();
+        for (object, worker) in arrivals.into_iter().zip(workers) {
+            self.hire(object, worker);
+        }
+        for uid in sources {
+            if let Some(desk) = self.desks.get(&uid) {
+                desk.mail.send_modify(|mail| mail.sources += 1);
+            }
+        }
+        if touched.iter().any(routes::concerns) {
+            self.body.routes_stale.notify_one();
+        }
+    }
+
+    /// Tells a pod's worker how its object is now; a pod that has none is returned.
+    fn tell_pod(&mut self, key: &Key) -> Option<Arc<Object>> {
+        let object = self.world.get(key).filter(|object| is_ours(object, &self.body.config.node_name)).cloned();
+        let current = object.as_ref().map(|object| object.meta().uid.clone());
+        if let Some(uid) = self.names.get(key)
+            && Some(uid) != current.as_ref()
+        {
+            if let Some(desk) = self.desks.get(uid) {
+                desk.mail.send_modify(|mail| mail.gone = true);
+            }
+            self.names.remove(key);
+        }
+        if self.departed.len() > self.desks.len() {
+            let world = &self.world;
+            self.departed.retain(|uid| world.by_uid(uid).is_some());
+        }
+        let object = object?;
+        let uid = &object.meta().uid;
+        if self.departed.contains(uid) {
+            return None;
+        }
+        let Some(desk) = self.desks.get(uid) else { return Some(object) };
+        desk.mail.send_modify(|mail| mail.object = object.clone());
+        None
+    }
+
+    fn hire(&mut self, object: Arc<Object>, worker: Worker) {
+        let uid = object.meta().uid.clone();
+        let name = object.key().clone();
+        let sources = sources(&object);
+        for key in &sources {
+            self.readers.entry(key.clone()).or_default().insert(uid.clone());
+        }
+        let (mail, receiver) = watch::channel(Mail { object, gone: false, sources: 0 });
+        self.names.insert(name.clone(), uid.clone());
+        self.desks.insert(uid.clone(), Desk { mail, sources, name });
+        let shutdown = self.shutdown.clone();
+        self.workers.spawn(async move {
+            worker.run(receiver, shutdown).await;
+            uid
+        });
+    }
+
+    /// Removes the files of pods that vanished while no agent ran.
+    fn sweep(&self) {
+        let uids: HashSet<String> = self.world.all::<Pod>(None).map(|object| object.meta().uid.clone()).collect();
+        let (pods, logs) = (self.body.config.data_dir.join("pods"), self.body.config.data_dir.join("logs/pods"));
+        tokio::task::spawn_blocking(move || {
+            remove_strangers(&pods, |name| uids.contains(name));
+            remove_strangers(&logs, |name| name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)));
+        });
+    }
+}
+
+fn remove_strangers(dir: &Path, is_known: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if !is_known(&entry.file_name().to_string_lossy())
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "orphaned directory not removed");
+        }
+    }
+}
+
+fn is_ours(object: &Object, node: &str) -> bool {
+    let pod: Option<&Pod> = object.view();
+    pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref()) == Some(node)
+}
+
+/// The ConfigMaps and Secrets that a pod refers to.
+fn sources(object: &Object) -> BTreeSet<Key> {
+    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+    let mut keys = BTreeSet::from([Key::of::<ConfigMap>(namespace, "kube-root-ca.crt")]);
+    let Some(spec) = object.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return keys };
+    keys.extend(config_maps(spec).into_iter().map(|name| Key::of::<ConfigMap>(namespace, name)));
+    keys.extend(secrets(spec).into_iter().map(|name| Key::of::<Secret>(namespace, name)));
+    keys
+}
+
+fn config_maps(spec: &PodSpec) -> Vec<&str> {
+    let mut names = Vec::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        names.extend(container.env_from.iter().flatten().filter_map(|from| Some(from.config_map_ref.as_ref()?.name.as_str())));
+        names.extend(container.env.iter().flatten().filter_map(|variable| {
+            Some(variable.value_from.as_ref()?.config_map_key_ref.as_ref()?.name.as_str())
+        }));
+    }
+    for Volume { config_map, projected, .. } in spec.volumes.iter().flatten() {
+        names.extend(config_map.iter().map(|map| map.name.as_str()));
+        let parts = projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        names.extend(parts.filter_map(|part| Some(part.config_map.as_ref()?.name.as_str())));
+    }
+    names
+}
+
+fn secrets(spec: &PodSpec) -> Vec<&str> {
+    let mut names = Vec::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        names.extend(container.env_from.iter().flatten().filter_map(|from| Some(from.secret_ref.as_ref()?.name.as_str())));
+        names.extend(container.env.iter().flatten().filter_map(|variable| {
+            Some(variable.value_from.as_ref()?.secret_key_ref.as_ref()?.name.as_str())
+        }));
+    }
+    for Volume { secret, projected, .. } in spec.volumes.iter().flatten() {
+        names.extend(secret.iter().filter_map(|secret| secret.secret_name.as_deref()));
+        let parts = projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        names.extend(parts.filter_map(|part| Some(part.secret.as_ref()?.name.as_str())));
+    }
+    names
+}
