@@ -3,7 +3,21 @@
 //! Layer 0: imports nothing of ours, does no IO, reads no clock. Every other crate reads the table of kinds here;
 //! adding a built-in kind touches [`kinds`] and nothing else but its controller.
 
+pub mod field;
+mod human;
+mod kind;
+mod kinds;
+pub mod merge;
+mod meta;
+pub mod names;
+pub mod pods;
 pub mod quantity;
 pub mod resource;
+pub mod schema;
+pub mod selector;
+pub mod yaml;
+
+pub use kind::{Column, Kind, by_kind, by_resource};
+pub use kinds::kinds;
 
 pub use resource::Resource;

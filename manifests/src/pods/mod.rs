@@ -1,0 +1,14 @@
+//! Pods: what is shared by their kind, the templates of other kinds, and those who look at them.
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// The phase; `Unknown` when nobody has said.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Unknown")
+}
+
+/// Whether its condition `Ready` is true.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
