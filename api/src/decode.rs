@@ -1,6 +1,7 @@
-//! A request's body as a value of its kind: JSON or YAML, bounded in depth, checked against the kind's schema.
+//! A request's body as a value of its kind: JSON, YAML or protobuf, bounded in depth, checked against the kind's schema.
 
 use crate::front::Call;
+use crate::protobuf;
 use crate::query::FieldValidation;
 use crate::status::Status;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use manifests::{Kind, schema, yaml};
 use serde_json::Value;
 
 /// What bodies may be.
-const BODY_TYPES: &str = "application/json, application/yaml";
+const BODY_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// The media type of the body, without parameters; `application/json` when none is given.
 pub fn content_type(headers: &HeaderMap) -> &str {
@@ -21,7 +22,7 @@ pub fn content_type(headers: &HeaderMap) -> &str {
     }
 }
 
-/// The body as a value, JSON or YAML as its content type says.
+/// The body as a value, JSON, YAML or protobuf as its content type says.
 ///
 /// # Errors
 /// 415 for another content type, 400 for what does not parse (or is nested deeper than the parser goes).
@@ -36,6 +37,9 @@ pub fn value(headers: &HeaderMap, body: &Bytes) -> Result<Value, Status> {
                 .next()
                 .map(|document| document.value)
                 .ok_or_else(|| Status::bad_request("the body is empty"))
+        }
+        "application/vnd.kubernetes.protobuf" => {
+            protobuf::decode(body).map_err(|error| Status::bad_request(error.to_string()))
         }
         other => Err(Status::unsupported_media_type(other, BODY_TYPES)),
     }

@@ -77,8 +77,6 @@ impl Api {
 pub(crate) struct Call {
     /// The API.
     pub api: Arc<Api>,
-    /// Who asks.
-    pub user: User,
     /// The kind, its row.
     pub kind: &'static Kind,
     /// Where the path points.
@@ -145,7 +143,7 @@ async fn answer(
         return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
     }
     let kind = find_kind(&at)?;
-    let call = Call { api: api.clone(), user, kind, at, query, headers: head.headers, body, wanted, ended };
+    let call = Call { api: api.clone(), kind, at, query, headers: head.headers, body, wanted, ended };
     verbs::answer(call, route.verb).await
 }
 

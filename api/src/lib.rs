@@ -4,7 +4,7 @@
 //! path means) -> `authn` (who) -> `authz` (may they) -> `verbs` (list, get, create, ...) -> `admission` (what the
 //! cluster adds) -> `store` (the commit). Reads are answered from the `World` at one revision; stored bytes go out as
 //! they are. Deliberately absent: RBAC (every authenticated user may do everything), server-side apply and
-//! `managedFields`, protobuf, and the pod subresources that need a stream both ways (exec, attach, portforward), which
+//! `managedFields`, protobuf in answers, and the pod subresources that need a stream both ways (exec, attach, portforward), which
 //! are refused by name.
 
 mod config;
@@ -20,6 +20,7 @@ mod route;
 mod body;
 mod decode;
 mod negotiate;
+mod protobuf;
 mod render;
 mod selection;
 mod snapshots;

@@ -1,4 +1,5 @@
-//! What a client wants to get: the `Accept` header. Protobuf is skipped over; those who ask for it take JSON too.
+//! What a client wants to get: the `Accept` header. Protobuf is passed over: those who ask for it take JSON
+//! too.
 
 use crate::status::Status;
 use http::HeaderMap;

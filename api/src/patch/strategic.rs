@@ -54,7 +54,14 @@ fn merge_map<'p>(
     if let Some(retained) = patch.get(RETAIN_KEYS) {
         retain(&mut fields, patch, retained)?;
     }
+    // what the order of the elements is told against
+    let mut before = Fields::new();
     for (name, value) in patch {
+        if let Some(list) = name.strip_prefix(ELEMENT_ORDER)
+            && let Some(items) = fields.get(list)
+        {
+            before.insert(list.to_owned(), items.clone());
+        }
         if let Some(list) = name.strip_prefix(DELETE_FROM) {
             let gone = value.as_array().ok_or_else(|| malformed(&format!("{name} must be a list")))?;
             if let Some(Value::Array(items)) = fields.get_mut(list) {
@@ -78,7 +85,8 @@ fn merge_map<'p>(
         let rule = rules(path);
         path.pop();
         if let Some(Value::Array(items)) = fields.get_mut(list) {
-            reorder(items, order, rule.key);
+            let before = before.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            reorder(items, before, order, rule.key);
         }
     }
     Ok(fields)
@@ -165,23 +173,23 @@ fn retain(fields: &mut Fields, patch: &Fields, retained: &Value) -> Result<(), P
     Ok(())
 }
 
-/// Puts the elements that `order` names into its order; the others keep their place relative to them.
-fn reorder(items: &mut Vec<Value>, order: &[Value], key: Option<&str>) {
+/// Puts the elements that `order` names into its order. The others stay behind those that they stood behind `before`.
+fn reorder(items: &mut Vec<Value>, before: &[Value], order: &[Value], key: Option<&str>) {
     let name = |item: &Value| key.map_or_else(|| item.clone(), |key| item.get(key).cloned().unwrap_or_default());
-    let wanted: Vec<Value> = order.iter().map(name).collect();
-    let before: Vec<Value> = items.iter().map(name).collect();
-    let place = |item: &Value| before.iter().position(|other| *other == name(item));
-    let rank = |item: &Value| wanted.iter().position(|other| *other == name(item));
-    let (mut ordered, others): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| rank(item).is_some());
-    ordered.sort_by_key(rank);
-    let mut ordered = ordered.into_iter().peekable();
-    for other in others {
-        while let Some(next) = ordered.next_if(|next| place(next) < place(&other)) {
-            items.push(next);
+    let place = |list: &[Value], item: &Value| list.iter().position(|other| name(other) == name(item));
+    let (mut ordered, others): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| place(order, item).is_some());
+    ordered.sort_by_key(|item| place(order, item));
+    let mut others = others.into_iter().peekable();
+    for next in ordered {
+        let stood_before =
+            |other: &Value| matches!((place(before, other), place(before, &next)), (Some(a), Some(b)) if a < b);
+        while let Some(other) = others.next_if(stood_before) {
+            items.push(other);
         }
-        items.push(other);
+        items.push(next);
     }
-    items.extend(ordered);
+    items.extend(others);
 }
 
 /// A value without nulls' and directives' meaning left in it: what a patch puts where nothing was.
@@ -202,4 +210,108 @@ fn is_directive(name: &str) -> bool {
 
 fn malformed(message: &str) -> PatchError {
     PatchError::Malformed(message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::patch::{three_way_merge, three_way_strategic};
+    use serde_json::json;
+
+    /// A Deployment's, as far as the cases go.
+    fn rules(path: &[&str]) -> Rule {
+        let keyed = |key| Rule { key: Some(key), merge: true, ..Rule::default() };
+        match path.last() {
+            Some(&"containers" | &"env") => keyed("name"),
+            Some(&"ports") => keyed("containerPort"),
+            Some(&"finalizers") => Rule { merge: true, ..Rule::default() },
+            Some(&"strategy") => Rule { retain_keys: true, ..Rule::default() },
+            _ => Rule::default(),
+        }
+    }
+
+    #[test]
+    fn merges_by_key_and_by_directive() {
+        let pod = json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}], "x": {"y": 1}});
+        let cases = [
+            (
+                "one element changes",
+                json!({"containers": [{"name": "b", "image": "2"}]}),
+                json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}], "x": {"y": 1}}),
+            ),
+            (
+                "one element comes, in an order",
+                json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "b"}, {"name": "a"}],
+                    "containers": [{"name": "c"}]}),
+                json!({"containers": [{"name": "c"}, {"name": "b", "image": "1"}, {"name": "a", "image": "1"}], "x": {"y": 1}}),
+            ),
+            (
+                "one element goes",
+                json!({"containers": [{"name": "a", "$patch": "delete"}]}),
+                json!({"containers": [{"name": "b", "image": "1"}], "x": {"y": 1}}),
+            ),
+            (
+                "the list is replaced",
+                json!({"containers": [{"$patch": "replace"}, {"name": "z"}]}),
+                json!({"containers": [{"name": "z"}], "x": {"y": 1}}),
+            ),
+            (
+                "a map is replaced, a field removed",
+                json!({"x": {"$patch": "replace", "z": 2}, "containers": null}),
+                json!({"x": {"z": 2}}),
+            ),
+            (
+                "keys are retained",
+                json!({"x": {"$retainKeys": ["z"], "z": 3}}),
+                json!({"containers": pod["containers"], "x": {"z": 3}}),
+            ),
+            (
+                "a scalar goes from a set and one comes",
+                json!({"finalizers": ["c"], "$deleteFromPrimitiveList/finalizers": ["a"]}),
+                json!({"containers": pod["containers"], "x": {"y": 1}, "finalizers": ["b", "c"]}),
+            ),
+        ];
+        for (what, patch, wanted) in cases {
+            let mut original = pod.clone();
+            if what.contains("scalar") {
+                original["finalizers"] = json!(["a", "b"]);
+            }
+            assert_eq!(apply(&original, &patch, &rules), Ok(wanted), "{what}");
+        }
+    }
+
+    #[test]
+    fn refuses_an_element_without_its_key() {
+        let patch = json!({"containers": [{"image": "2"}]});
+        let refused = apply(&json!({"containers": []}), &patch, &rules);
+        assert!(matches!(refused, Err(PatchError::Malformed(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn three_ways_lead_to_what_was_applied_and_keep_what_others_did() {
+        let original = json!({"spec": {"replicas": 2, "containers": [
+            {"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "1"}]}, {"name": "gone"}]}});
+        let modified = json!({"spec": {"containers": [
+            {"name": "new", "image": "3"}, {"name": "a", "image": "2", "env": [{"name": "Y", "value": "2"}]}]}});
+        let current = json!({"spec": {"replicas": 5, "paused": true, "containers": [
+            {"name": "a", "image": "1", "pull": "Always", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "1"}]},
+            {"name": "gone"}, {"name": "sidecar"}]}});
+        let patch = three_way_strategic(&original, &modified, &current, &rules);
+        let after = apply(&current, &patch, &rules).expect("the patch applies");
+        let wanted = json!({"spec": {"paused": true, "containers": [
+            {"name": "new", "image": "3"},
+            {"name": "a", "image": "2", "pull": "Always", "env": [{"name": "Y", "value": "2"}]},
+            {"name": "sidecar"}]}});
+        assert_eq!(after, wanted, "patch {patch}");
+        let again = three_way_strategic(&modified, &modified, &after, &rules);
+        assert_eq!(again, json!({}), "applying the same again changes nothing");
+    }
+
+    #[test]
+    fn three_ways_as_merge_patch() {
+        let (original, modified) = (json!({"a": 1, "b": [1], "c": {"d": 1}}), json!({"b": [1, 2], "c": {"e": 2}}));
+        let current = json!({"a": 1, "b": [1], "c": {"d": 1, "other": true}});
+        let patch = three_way_merge(&original, &modified, &current);
+        assert_eq!(patch, json!({"a": null, "b": [1, 2], "c": {"d": null, "e": 2}}));
+    }
 }
