@@ -1,11 +1,31 @@
 //! The mind that chooses nodes for pods: (pod, world) -> placement, or the reasons why not.
 //!
-//! Layer 2. A [`Scheduler`] keeps a per-node summary of what is promised ([`Capacity`]), folded from events, so that one
-//! placement costs a few nodes and no scan of pods. Plugins are one file each. Deliberately absent: IO, clocks, queues,
-//! preemption.
+//! Layer 2. A [`Scheduler`] keeps a per-node summary of what is promised, folded from events, so that one placement costs
+//! a few nodes and no scan of pods. Plugins are one file each, in `filters` (may it go there?) and `scores` (where is
+//! best?). Deliberately absent: IO, clocks, queues, preemption.
 
-use jiff::Timestamp;
-use state::{Event, Key, Object, Stamp, World, Write};
+mod amounts;
+mod capacity;
+mod filters;
+mod placement;
+mod scores;
+#[cfg(test)]
+mod tests;
+mod wanted;
+mod writes;
+
+use crate::amounts::Amounts;
+use crate::capacity::Capacity;
+use crate::wanted::Wanted;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use state::{Change, Event, Key, Object, Revision, Stamp, World, Write};
+use std::collections::{BTreeMap, HashMap};
+
+/// Name as the source of events, and the `spec.schedulerName` it serves.
+pub const NAME: &str = "default-scheduler";
+/// A refused pod is asked about again after this even if nothing changed; Kubernetes' flush of its queue.
+const RETRY_SECONDS: i64 = 300;
 
 /// Where a pod goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,13 +57,29 @@ pub struct Decision {
 /// # Errors
 /// [`Refused`] when no node can take it.
 pub fn place(pod: &Object, world: &World, now: Timestamp) -> Result<Placement, Refused> {
-    let _ = (pod, world, now);
-    Err(Refused { message: "no nodes available to schedule pods".into() })
+    let wanted = Wanted::new(pod, world).ok_or_else(|| Refused { message: "not a pod".into() })?;
+    let node = placement::choose(wanted, &Capacity::of(world), seed(pod))?;
+    let write = writes::binding(pod, &node, now);
+    Ok(Placement { node, write })
 }
 
 /// The scheduler of a server: what is promised on each node, and the pods that wait for room.
 #[derive(Default)]
-pub struct Scheduler {}
+pub struct Scheduler {
+    capacity: Capacity,
+    /// The last revision folded in.
+    revision: Revision,
+    /// Pods that were refused.
+    waiting: BTreeMap<Key, Waiting>,
+    /// Uids of pods that were placed, until their binding is seen.
+    assumed: HashMap<Key, String>,
+}
+
+struct Waiting {
+    request: Amounts,
+    /// Whether other pods' coming and going matters to it.
+    sociable: bool,
+}
 
 impl Scheduler {
     /// A scheduler that knows nothing yet; feed it with [`Scheduler::wakes`].
@@ -51,16 +87,118 @@ impl Scheduler {
         Self::default()
     }
 
-    /// Folds an event in and says which pods should be asked about (again). `world` contains the event.
+    /// Folds an event in and says which pods should be asked about (again). `world` contains the event. Events come in
+    /// the order of their revisions, or, after a start or a gap, as every object of the world once.
     pub fn wakes(&mut self, event: &Event, world: &World) -> Vec<Key> {
-        let _ = (event, world);
-        Vec::new()
+        if event.revision > self.revision {
+            self.capacity.fold(event);
+            self.revision = event.revision;
+        } else if world.revision() > self.revision {
+            // an old object is shown again: events were missed
+            self.capacity.rebuild(world);
+            self.revision = world.revision();
+        }
+        if event.key().is::<Pod>() {
+            self.pod_changed(event)
+        } else if event.key().is::<Node>() {
+            self.node_changed(event)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn pod_changed(&mut self, event: &Event) -> Vec<Key> {
+        let (now, before) = (&event.object, event.previous.as_ref());
+        let mut woken = Vec::new();
+        if event.change == Change::Deleted || !is_wanting(now) {
+            self.waiting.remove(event.key());
+        } else if before.is_none_or(|before| !is_wanting(before) || state::spec_differs(&before.value(), &now.value()))
+        {
+            woken.push(event.key().clone());
+        }
+        let left = before.and_then(|before| node_of(before)).filter(|_| {
+            event.change == Change::Deleted || !is_counted(now) || before.is_some_and(|before| resized(before, now))
+        });
+        if let Some(room) = left.and_then(|node| self.capacity.room(node)) {
+            let fits = |waiting: &Waiting| filters::fits(&waiting.request, room) || waiting.sociable;
+            woken.extend(self.waiting.iter().filter(|(_, waiting)| fits(waiting)).map(|(key, _)| key.clone()));
+        } else if node_of(now).is_some() && before.is_none_or(|before| node_of(before).is_none()) {
+            woken.extend(self.waiting.iter().filter(|(_, waiting)| waiting.sociable).map(|(key, _)| key.clone()));
+        }
+        woken
+    }
+
+    fn node_changed(&self, event: &Event) -> Vec<Key> {
+        let offers = |object: &Object| {
+            let node = object.view::<Node>();
+            let status = node.and_then(|node| node.status.as_ref());
+            let spec = node.and_then(|node| node.spec.as_ref());
+            let allocatable = status.and_then(|status| status.allocatable.clone());
+            let handlers = status.and_then(|status| status.runtime_handlers.clone());
+            let closed = spec.map(|spec| (spec.unschedulable == Some(true), spec.taints.clone()));
+            (allocatable, handlers, closed, object.meta().labels.clone())
+        };
+        let news = event.previous.as_ref().is_none_or(|before| offers(before) != offers(&event.object));
+        if event.change == Change::Deleted || !news { Vec::new() } else { self.waiting.keys().cloned().collect() }
     }
 
     /// Decides about one pod. Its placement counts from now on, before it is committed; so ask again about the same
     /// key when the writes were refused.
     pub fn reconcile(&mut self, key: &Key, world: &World, stamp: &mut Stamp<'_>) -> Decision {
-        let _ = (key, world, stamp);
-        Decision::default()
+        if let Some(uid) = self.assumed.remove(key) {
+            let bound = world.by_uid(&uid).is_some_and(|pod| node_of(pod).is_some());
+            if !bound {
+                self.capacity.forget(&uid);
+            }
+        }
+        let pod = world.get(key).filter(|pod| is_wanting(pod)).cloned();
+        let Some((pod, wanted)) = pod.as_ref().and_then(|pod| Some((pod, Wanted::new(pod, world)?))) else {
+            self.waiting.remove(key);
+            return Decision::default();
+        };
+        let request = wanted.request.clone();
+        let sociable = wanted.spec.affinity.is_some() || wanted.spec.topology_spread_constraints.is_some();
+        match placement::choose(wanted, &self.capacity, seed(pod)) {
+            Ok(node) => {
+                self.waiting.remove(key);
+                self.capacity.assume(pod, &node);
+                self.assumed.insert(key.clone(), pod.meta().uid.clone());
+                Decision { writes: writes::placed(pod, &node, world, stamp), again_at: None }
+            }
+            Err(refused) => {
+                self.waiting.insert(key.clone(), Waiting { request, sociable });
+                let again_at = stamp.now.checked_add(SignedDuration::from_secs(RETRY_SECONDS)).ok();
+                Decision { writes: writes::refused(pod, &refused, world, stamp), again_at }
+            }
+        }
     }
+}
+
+/// The same pod is always decided the same way, and different pods start at different nodes.
+fn seed(pod: &Object) -> u64 {
+    state::record::fnv1a_64(pod.meta().uid.bytes())
+}
+
+/// Whether a pod wants a node from us.
+fn is_wanting(pod: &Object) -> bool {
+    let Some(spec) = pod.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return false };
+    let ours = spec.scheduler_name.as_deref().is_none_or(|name| name.is_empty() || name == NAME);
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    ours && !gated && !pod.is_deleting() && node_of(pod).is_none() && is_counted(pod)
+}
+
+/// Whether a pod needs its room: it has not ended.
+fn is_counted(pod: &Object) -> bool {
+    let phase = pod.view::<Pod>().and_then(|pod| pod.status.as_ref()?.phase.as_deref());
+    !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn resized(before: &Object, now: &Object) -> bool {
+    let request = |pod: &Object| Some(amounts::request(pod.view::<Pod>()?.spec.as_ref()?, false));
+    request(before) != request(now)
+}
+
+fn node_of(pod: &Object) -> Option<&str> {
+    let node = pod.view::<Pod>()?.spec.as_ref()?.node_name.as_deref()?;
+    (!node.is_empty()).then_some(node)
 }
