@@ -1,1 +1,2 @@
-//! To be written.
+//! The master's body.
+pub mod pki;

@@ -1,0 +1,123 @@
+//! The last events, shared by all watchers: each watcher holds only its place.
+
+use crate::{Limits, Shared, WatchError};
+use state::{Event, Revision};
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// Events a watcher takes at a time, so that it locks the history seldom.
+const BATCH_EVENTS_MAX: usize = 64;
+
+pub(crate) struct History {
+    ring: RwLock<Ring>,
+    head: watch::Sender<Head>,
+    limits: Limits,
+}
+
+struct Ring {
+    /// Ordered by revision.
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// Every event after this revision is here.
+    floor: Revision,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    revision: Revision,
+    closed: bool,
+}
+
+impl History {
+    pub(crate) fn new(events: Vec<Arc<Event>>, floor: Revision, revision: Revision, limits: Limits) -> Self {
+        let ring = Ring { events: VecDeque::new(), bytes: 0, floor };
+        let history =
+            Self { ring: RwLock::new(ring), head: watch::Sender::new(Head { revision, closed: false }), limits };
+        history.extend(events, revision);
+        history
+    }
+
+    /// Appends events and wakes the watchers.
+    pub(crate) fn extend(&self, events: impl IntoIterator<Item = Arc<Event>>, revision: Revision) {
+        {
+            let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                ring.bytes += event.object.json().len();
+                ring.events.push_back(event);
+            }
+            while ring.events.len() > self.limits.history_events_max || ring.bytes > self.limits.history_bytes_max {
+                let Some(oldest) = ring.events.pop_front() else { break };
+                ring.bytes -= oldest.object.json().len();
+                ring.floor = oldest.revision;
+            }
+        }
+        self.head.send_modify(|head| head.revision = revision);
+    }
+
+    /// Ends all watches.
+    pub(crate) fn close(&self) {
+        self.head.send_modify(|head| head.closed = true);
+    }
+
+    pub(crate) fn watch(shared: &Arc<Shared>, from: Revision) -> Result<Watch, WatchError> {
+        let ring = shared.history.ring.read().unwrap_or_else(PoisonError::into_inner);
+        if from < ring.floor {
+            return Err(WatchError::Expired { oldest: ring.floor });
+        }
+        let head = shared.history.head.subscribe();
+        Ok(Watch { shared: shared.clone(), head, seen: from, taken: VecDeque::new() })
+    }
+
+    /// The next events after `seen`; none when there are none yet.
+    fn after(&self, seen: Revision) -> Result<VecDeque<Arc<Event>>, WatchError> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        if seen < ring.floor {
+            return Err(WatchError::Expired { oldest: ring.floor });
+        }
+        let first = ring.events.partition_point(|event| event.revision <= seen);
+        Ok(ring.events.range(first..).take(BATCH_EVENTS_MAX).cloned().collect())
+    }
+}
+
+/// A place in the history, moving forward.
+pub struct Watch {
+    shared: Arc<Shared>,
+    head: watch::Receiver<Head>,
+    seen: Revision,
+    taken: VecDeque<Arc<Event>>,
+}
+
+impl Watch {
+    /// The next event; waits for it. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`WatchError::Expired`] when this watcher was too slow, [`WatchError::Closed`] when the store closes.
+    pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
+        loop {
+            if let Some(event) = self.taken.pop_front() {
+                self.seen = event.revision;
+                return Ok(event);
+            }
+            let head = *self.head.borrow_and_update();
+            self.taken = self.shared.history.after(self.seen)?;
+            if !self.taken.is_empty() {
+                continue;
+            }
+            if head.closed {
+                return Err(WatchError::Closed);
+            }
+            self.head.changed().await.map_err(|_| WatchError::Closed)?;
+        }
+    }
+
+    /// The store's last revision, for bookmarks. Every event up to it has been returned once [`Watch::is_idle`] holds.
+    pub fn head(&self) -> Revision {
+        self.head.borrow().revision
+    }
+
+    /// Whether nothing is waiting to be returned.
+    pub fn is_idle(&self) -> bool {
+        self.taken.is_empty() && self.shared.history.after(self.seen).is_ok_and(|events| events.is_empty())
+    }
+}
