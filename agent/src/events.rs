@@ -46,11 +46,6 @@ impl Recorder {
         (Self { notes: sender }, Scribe { node, notes, memory: Memory::default() })
     }
 
-    /// Something that went as it should, about a whole object.
-    pub fn normal(&self, about: &Arc<Object>, reason: &str, message: &str) {
-        self.tell(about, false, reason, message, None);
-    }
-
     /// Something that needs attention, about a whole object.
     pub fn warning(&self, about: &Arc<Object>, reason: &str, message: &str) {
         self.tell(about, true, reason, message, None);

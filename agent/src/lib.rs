@@ -13,24 +13,117 @@ mod fields;
 mod frontage;
 mod identity;
 mod inbox;
+mod link;
 mod logs;
 mod node;
 mod pod;
 mod probes;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod uplink;
 mod volumes;
 
 pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
+pub use inbox::News;
+pub use link::{Call, Link};
+pub use logs::{LogStream, LogsError, Wanted};
 pub use netproxy::network::Cidr;
+pub use runtime::logs::ReadOptions;
+pub use uplink::{Rejected, Uplink};
 
 use addresses::Pool;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use body::{Body, Shared};
 use events::Recorder;
+use futures::StreamExt;
+use inbox::Inbox;
+use netproxy::network;
 use std::sync::Arc;
-use uplink::Uplink;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Changes folded as one.
+const BURST_MAX: usize = 256;
+/// Questions of the master answered at once.
+const CALLS_MAX: usize = 256;
+/// Pods are given this long to stop when the process ends.
+const SHUTDOWN: Duration = Duration::from_secs(4);
+/// Port of the cluster's DNS.
+const DNS_PORT: u16 = 53;
+
+/// Runs the node until `shutdown`, then stops its containers and returns. When the link ends before, the node goes on with
+/// what it knows.
+///
+/// Nothing of the node's state in the cluster is taken back at shutdown: an agent that starts again finds its pods.
+///
+/// # Errors
+/// When the node cannot work at all: its data directory cannot be made, the Wasm engine does not start, or its network
+/// cannot be had.
+pub async fn run(config: AgentConfig, link: Link, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let networks = [config.pod_cidr, config.service_cidr];
+    let claims = !config.loopback;
+    if claims {
+        network::claim(&networks).await.context("claim the cluster's networks")?;
+    }
+    let (recorder, scribe) = Recorder::new(config.node_name.clone());
+    let body = Arc::new(assemble(config, link.up.clone(), recorder)?);
+    let node_changed = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(routes::keep(body.clone(), shutdown.clone()));
+    tasks.spawn(scribe.run(link.up, shutdown.clone()));
+    tasks.spawn(answer(body.clone(), link.calls, shutdown.clone()));
+    let mut inbox = Inbox::new(body.clone(), node_changed.clone(), shutdown.clone());
+    let mut news = link.news.ready_chunks(BURST_MAX).fuse();
+    let mut node = Some(node::keep(body.clone(), node_changed, shutdown.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            burst = news.next(), if !news.is_done() => match burst {
+                Some(burst) => {
+                    inbox.take(burst);
+                    // the node is kept from the moment its object is known to be there or not
+                    if let Some(node) = node.take() {
+                        tasks.spawn(node);
+                    }
+                }
+                None => tracing::warn!("the link to the master has ended; the node goes on with what it knows"),
+            },
+            () = inbox.reap() => {}
+        }
+    }
+    inbox.close(SHUTDOWN).await;
+    tasks.shutdown().await;
+    body.proxy.shutdown().await;
+    if claims {
+        network::release(&networks).await.context("release the cluster's networks")?;
+    }
+    Ok(())
+}
+
+/// Answers the master's questions, each on its own, so many at once.
+async fn answer(body: Arc<Body>, mut calls: futures::stream::BoxStream<'static, Call>, shutdown: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CALLS_MAX));
+    loop {
+        let call = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            call = calls.next() => call,
+        };
+        let Some(Call::Logs { wanted, options, answer }) = call else { return };
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let body = body.clone();
+        tokio::spawn(async move {
+            // a reader that is gone needs no answer
+            let _ = answer.send(logs::open(&body, wanted, options).await);
+            drop(permit);
+        });
+    }
+}
 
 /// Makes the parts that all rooms share.
 fn assemble(config: AgentConfig, uplink: Uplink, recorder: Recorder) -> anyhow::Result<Body> {
@@ -62,6 +155,3 @@ fn assemble(config: AgentConfig, uplink: Uplink, recorder: Recorder) -> anyhow::
         config,
     })
 }
-
-/// Port of the cluster's DNS.
-const DNS_PORT: u16 = 53;
