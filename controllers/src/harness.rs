@@ -178,8 +178,8 @@ impl Sandbox {
         if value["kind"] == "Event" {
             self.log.push(format!(
                 "event {}: {}",
-                value["reason"].as_str().unwrap(),
-                value["message"].as_str().unwrap()
+                value["reason"].as_str().unwrap_or(""),
+                value["message"].as_str().unwrap_or("")
             ));
         } else {
             self.log.push(format!("{:?} {}", event.change, event.key()));

@@ -8,8 +8,11 @@
 pub mod deployment;
 mod edit;
 pub mod endpoints;
+pub mod events;
+pub mod garbage;
 #[cfg(test)]
 mod harness;
+pub mod namespace;
 mod ownership;
 mod pods;
 pub mod replicaset;
@@ -75,5 +78,8 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(replicaset::ReplicaSets),
         Box::new(endpoints::EndpointsOfServices),
         Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
+        Box::new(namespace::Namespaces),
+        Box::new(garbage::Garbage),
+        Box::new(events::EventExpiry { ttl_seconds: settings.event_ttl_seconds }),
     ]
 }

@@ -3,17 +3,13 @@
 use crate::ownership;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+pub(crate) use manifests::pods::phase;
 use serde_json::{Value, json};
 use state::admission::{self, Forbidden};
 use state::{Key, Object, Stamp, World};
 
 /// Condition `type` of a pod that may be sent traffic.
 const READY: &str = "Ready";
-
-/// Phase of a pod; the empty string before it has one.
-pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
-}
 
 /// Whether a pod has ended for good.
 pub(crate) fn is_finished(pod: &Object) -> bool {

@@ -5,8 +5,8 @@
 //! Deliberately absent: defaulting and validation (`manifests`), the volume of the service account's token (the node
 //! mounts it), quotas.
 
-use crate::World;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use crate::{Key, World};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -20,6 +20,9 @@ const TROUBLES: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io
 /// Why a pod may not be created; said after `pods "NAME" is forbidden: `.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
+    /// Its namespace is on its way out.
+    #[error("unable to create new content in namespace {0} because it is being terminated")]
+    Terminating(String),
     /// It names a service account that is not there.
     #[error("error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found")]
     ServiceAccount {
@@ -51,6 +54,9 @@ pub enum Forbidden {
 /// # Errors
 /// [`Forbidden`] when the pod names something that does not exist.
 pub fn pod(pod: &mut Value, namespace: &str, world: &World) -> Result<(), Forbidden> {
+    if world.get(&Key::of::<Namespace>("", namespace)).is_some_and(|object| object.is_deleting()) {
+        return Err(Forbidden::Terminating(namespace.into()));
+    }
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
     service_account(spec, namespace, world)?;
     runtime_class(spec, world)?;

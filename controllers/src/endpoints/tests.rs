@@ -84,7 +84,8 @@ fn pods_become_endpoints_in_their_states() {
         endpoints "web"
           ready ["a"] not ["b"] ports [{"name":"http","port":8080,"protocol":"TCP"}]
           ready ["c"] not [] ports [{"name":"http","port":9090,"protocol":"TCP"}]
-    "#]].assert_eq(&report(&sandbox));
+    "#]]
+    .assert_eq(&report(&sandbox));
     sandbox.delete(&Key::of::<Pod>("default", "a"), Deletion::default());
     sandbox.edit(&Key::of::<Pod>("default", "b"), |pod| pod["status"]["conditions"][0]["status"] = "True".into());
     sandbox.edit(&Key::of::<Pod>("default", "c"), |pod| pod["status"]["phase"] = "Failed".into());
@@ -97,7 +98,8 @@ fn pods_become_endpoints_in_their_states() {
         endpoints "idle"
         endpoints "web"
           ready ["b"] not [] ports [{"name":"http","port":8080,"protocol":"TCP"}]
-    "#]].assert_eq(&report(&sandbox));
+    "#]]
+    .assert_eq(&report(&sandbox));
     sandbox.delete(&Key::of::<Service>("default", "idle"), Deletion::default()).settle();
     assert!(sandbox.world.get(&Key::of::<Endpoints>("default", "idle")).is_none());
 }
