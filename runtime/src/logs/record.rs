@@ -61,7 +61,7 @@ mod tests {
         let at = stamp(Timestamp::new(1_795_000_000, 5).unwrap());
         let mut line = Vec::new();
         encode(&mut line, &at, Stream::Stderr, false, b"two words ");
-        assert_eq!(String::from_utf8_lossy(&line), "2026-11-18T10:26:40.000000005Z stderr P two words \n");
+        assert_eq!(String::from_utf8_lossy(&line), "2026-11-18T11:06:40.000000005Z stderr P two words \n");
         let record = decode(&line[..line.len() - 1]).unwrap();
         assert_eq!((record.full, record.text), (false, &b"two words "[..]));
         assert_eq!(decode(b"2026-11-18T10:26:40"), None);

@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Full};
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -20,46 +20,43 @@ use super::outgoing::to_body;
 use crate::spec::{Body, BoxError};
 
 /// A body whose guest has ended: what it wrote is there already. A single piece gets a known length, so that it needs
-/// no chunked encoding.
-pub(super) fn settled(mut body: WasiBody) -> Body {
+/// no chunked encoding. `failed`: the guest did not come to its own end, so neither did the body.
+pub(super) fn settled(mut body: WasiBody, failed: bool) -> Body {
     let mut cx = Context::from_waker(Waker::noop());
-    let first = match Pin::new(&mut body).poll_frame(&mut cx) {
-        Poll::Ready(None) => return Empty::new().map_err(|never| match never {}).boxed_unsync(),
-        Poll::Ready(Some(frame)) => frame,
-        Poll::Pending => return to_body(body),
-    };
-    let mut ahead = VecDeque::from([first]);
-    match Pin::new(&mut body).poll_frame(&mut cx) {
-        Poll::Ready(None) => {
-            if let Some(Ok(frame)) = ahead.pop_front() {
-                return match frame.into_data() {
-                    Ok(data) => Full::new(data).map_err(|never| match never {}).boxed_unsync(),
-                    Err(frame) => Ahead { frames: [Ok(frame)].into(), rest: body }.boxed_unsync(),
-                };
-            }
-            // The first was an error; there is nothing after it.
-            failed(Error::HttpProtocolError)
+    let mut frames = VecDeque::new();
+    while frames.len() < FRAMES_AHEAD_MAX && !failed {
+        match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(Some(frame)) => frames.push_back(frame),
+            Poll::Ready(None) => match single(&mut frames) {
+                Some(data) => return Full::new(data).map_err(|never| match never {}).boxed_unsync(),
+                None => break,
+            },
+            Poll::Pending => break,
         }
-        Poll::Ready(Some(frame)) => {
-            ahead.push_back(frame);
-            Ahead { frames: ahead, rest: body }.boxed_unsync()
-        }
-        Poll::Pending => Ahead { frames: ahead, rest: body }.boxed_unsync(),
+    }
+    Settled { frames, body, failed }.boxed_unsync()
+}
+
+/// Frames looked at to find out whether there is but one.
+const FRAMES_AHEAD_MAX: usize = 2;
+
+/// The data if all there is is one piece, or nothing.
+fn single(frames: &mut VecDeque<Result<Frame<Bytes>, Error>>) -> Option<Bytes> {
+    match frames.len() {
+        0 => Some(Bytes::new()),
+        1 if matches!(&frames[0], Ok(frame) if frame.is_data()) => frames.pop_front()?.ok()?.into_data().ok(),
+        _ => None,
     }
 }
 
-fn failed(error: Error) -> Body {
-    Ahead { frames: [Err(error)].into(), rest: Empty::new().map_err(|never| match never {}).boxed_unsync() }
-        .boxed_unsync()
-}
-
-/// A body some frames of which have been taken already.
-struct Ahead {
+/// The general case of [`settled`]: some frames taken already, the rest where it was.
+struct Settled {
     frames: VecDeque<Result<Frame<Bytes>, Error>>,
-    rest: WasiBody,
+    body: WasiBody,
+    failed: bool,
 }
 
-impl HttpBody for Ahead {
+impl HttpBody for Settled {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -67,7 +64,10 @@ impl HttpBody for Ahead {
         if let Some(frame) = self.frames.pop_front() {
             return Poll::Ready(Some(frame.map_err(BoxError::from)));
         }
-        Pin::new(&mut self.rest).poll_frame(cx).map_err(BoxError::from)
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None if std::mem::take(&mut self.failed) => Poll::Ready(Some(Err(Error::HttpResponseIncomplete.into()))),
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from))),
+        }
     }
 }
 
@@ -76,6 +76,7 @@ pub(super) struct GuestBody {
     body: WasiBody,
     rest: Rest,
     complete: bool,
+    failed: bool,
     /// What a `content-length` says is still to come; the reader stops there.
     remaining_bytes: Option<u64>,
 }
@@ -97,7 +98,7 @@ impl GuestBody {
     pub(super) fn response(response: Response<WasiBody>, rest: Rest, is_head: bool) -> Response<Body> {
         let length = response.headers().get(header::CONTENT_LENGTH);
         let remaining_bytes = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        response.map(|body| GuestBody { body, rest, complete: is_head, remaining_bytes }.boxed_unsync())
+        response.map(|body| GuestBody { body, rest, complete: is_head, failed: false, remaining_bytes }.boxed_unsync())
     }
 }
 
@@ -112,13 +113,17 @@ impl HttpBody for GuestBody {
             return Poll::Ready(Some(Err(Error::ConnectionTerminated.into())));
         }
         if let Some(guest) = &mut this.rest.guest
-            && Pin::new(guest).poll(cx).is_ready()
+            && let Poll::Ready(done) = Pin::new(guest).poll(cx)
         {
-            // Its failure, if any, is in its log, and the body ends in an error.
+            // Why is in its log.
+            this.failed = done.is_err_and(|failure| failure.broke_off());
             this.rest.guest = None;
         }
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         match &frame {
+            Poll::Ready(None) if std::mem::take(&mut this.failed) => {
+                return Poll::Ready(Some(Err(Error::HttpResponseIncomplete.into())));
+            }
             Poll::Ready(None) => this.complete = true,
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);

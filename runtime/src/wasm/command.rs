@@ -116,6 +116,11 @@ pub(super) enum FailureKind {
 }
 
 impl Failure {
+    /// Whether what the guest was doing is unfinished; one that exits with success has said all it wanted to.
+    pub(super) fn broke_off(&self) -> bool {
+        self.end.code != 0
+    }
+
     /// An instance that could not be made; a start function may have run and trapped, though.
     pub(super) fn starting(error: wasmtime::Error) -> Failure {
         if error.is::<Trap>() || error.is::<MemoryExceeded>() || error.is::<I32Exit>() {

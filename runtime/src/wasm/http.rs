@@ -297,8 +297,11 @@ async fn serve_p3(
 /// The guest has ended: with a response, or without.
 fn answered(head: Option<Head>, done: Result<(), Failure>) -> Result<Response<Body>, HandleError> {
     match (head, done) {
-        // After the head a failure can only show in the body, which the guest has left unfinished.
-        (Some(Ok(response)), _) => Ok(response.map(settled)),
+        // After the head a failure can only show in the body.
+        (Some(Ok(response)), done) => {
+            let failed = done.is_err_and(|failure| failure.broke_off());
+            Ok(response.map(|body| settled(body, failed)))
+        }
         (Some(Err(code)), _) => Err(refused(&code)),
         (None, Ok(())) => Err(HandleError::NoResponse { message: "it returned without setting a response".to_owned() }),
         (None, Err(failure)) => Err(match failure.kind {
