@@ -12,6 +12,7 @@ pub mod events;
 pub mod garbage;
 #[cfg(test)]
 mod harness;
+pub mod job;
 pub mod namespace;
 mod ownership;
 mod pods;
@@ -76,6 +77,7 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(deployment::Deployments),
         Box::new(replicaset::ReplicaSets),
+        Box::new(job::Jobs),
         Box::new(endpoints::EndpointsOfServices),
         Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
         Box::new(namespace::Namespaces),

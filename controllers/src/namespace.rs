@@ -171,7 +171,8 @@ mod tests {
         expect![[r#"
             Some resources are remaining: configmaps. has 1 resource instances, pods. has 1 resource instances
             Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances
-        "#]].assert_eq(&(messages.join("\n") + "\n"));
+        "#]]
+        .assert_eq(&(messages.join("\n") + "\n"));
         sandbox.run_pods();
         sandbox.settle();
         assert!(sandbox.world.get(&Key::of::<Pod>("shop", "p")).is_none());
