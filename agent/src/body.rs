@@ -8,7 +8,6 @@ use crate::events::Recorder;
 use crate::fields::PodFacts;
 use crate::node;
 use crate::routes::Routed;
-use crate::uplink::Uplink;
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Node;
 use netproxy::Proxy;
@@ -19,6 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use sync::Uplink;
 use tokio::sync::{Notify, watch};
 
 /// What all rooms share.

@@ -4,13 +4,13 @@
 //! Deliberately absent: what an Event looks like (`state::record`).
 
 use crate::identity::Random;
-use crate::uplink::Uplink;
 use k8s_openapi::api::core::v1;
 use jiff::{SignedDuration, Timestamp};
 use state::record::{self, Note};
 use state::{Event, Expect, Key, Object, Stamp, World, Write};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use sync::Uplink;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

@@ -7,30 +7,17 @@ use crate::body::Body;
 use crate::pod::{Mail, Worker};
 use crate::routes;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodSpec, Secret, Volume};
-use state::{Event, Key, Object, Revision, World};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use state::{Key, Object, Revision, World};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use sync::Down;
+use sync::slice::references;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// What came down the link.
-pub enum News {
-    /// The whole slice, from scratch.
-    Reset {
-        /// As of.
-        revision: Revision,
-        /// All of it.
-        objects: Vec<Arc<Object>>,
-    },
-    /// One change.
-    Event(Event),
-    /// Nothing else happened up to here.
-    Reached(Revision),
-}
 
 /// The node's world and the workers that live by it.
 pub struct Inbox {
@@ -73,20 +60,20 @@ impl Inbox {
     }
 
     /// Folds a burst of news, shows the new world to all rooms, then tells who is concerned.
-    pub fn take(&mut self, burst: Vec<News>) {
+    pub fn take(&mut self, burst: Vec<Down>) {
         let mut touched = BTreeSet::new();
         let mut reset = false;
-        for news in burst {
-            match news {
-                News::Reset { revision, objects } => {
+        for message in burst {
+            match message {
+                Down::Reset { revision, objects } => {
                     touched.extend(self.refill(revision, objects));
                     reset = true;
                 }
-                News::Event(event) => {
+                Down::Event(event) => {
                     touched.insert(event.key().clone());
                     self.world.fold(&event);
                 }
-                News::Reached(revision) => self.world.advance(revision),
+                Down::Reached(revision) => self.world.advance(revision),
             }
         }
         self.body.replica.store(Arc::new(self.world.clone()));
@@ -203,7 +190,7 @@ impl Inbox {
     fn hire(&mut self, object: Arc<Object>, worker: Worker) {
         let uid = object.meta().uid.clone();
         let name = object.key().clone();
-        let sources = sources(&object);
+        let sources = references(&object);
         for key in &sources {
             self.readers.entry(key.clone()).or_default().insert(uid.clone());
         }
@@ -242,46 +229,4 @@ fn remove_strangers(dir: &Path, is_known: impl Fn(&str) -> bool) {
 fn is_ours(object: &Object, node: &str) -> bool {
     let pod: Option<&Pod> = object.view();
     pod.and_then(|pod| pod.spec.as_ref()?.node_name.as_deref()) == Some(node)
-}
-
-/// The ConfigMaps and Secrets that a pod refers to.
-fn sources(object: &Object) -> BTreeSet<Key> {
-    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-    let mut keys = BTreeSet::from([Key::of::<ConfigMap>(namespace, "kube-root-ca.crt")]);
-    let Some(spec) = object.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return keys };
-    keys.extend(config_maps(spec).into_iter().map(|name| Key::of::<ConfigMap>(namespace, name)));
-    keys.extend(secrets(spec).into_iter().map(|name| Key::of::<Secret>(namespace, name)));
-    keys
-}
-
-fn config_maps(spec: &PodSpec) -> Vec<&str> {
-    let mut names = Vec::new();
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        names.extend(container.env_from.iter().flatten().filter_map(|from| Some(from.config_map_ref.as_ref()?.name.as_str())));
-        names.extend(container.env.iter().flatten().filter_map(|variable| {
-            Some(variable.value_from.as_ref()?.config_map_key_ref.as_ref()?.name.as_str())
-        }));
-    }
-    for Volume { config_map, projected, .. } in spec.volumes.iter().flatten() {
-        names.extend(config_map.iter().map(|map| map.name.as_str()));
-        let parts = projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-        names.extend(parts.filter_map(|part| Some(part.config_map.as_ref()?.name.as_str())));
-    }
-    names
-}
-
-fn secrets(spec: &PodSpec) -> Vec<&str> {
-    let mut names = Vec::new();
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        names.extend(container.env_from.iter().flatten().filter_map(|from| Some(from.secret_ref.as_ref()?.name.as_str())));
-        names.extend(container.env.iter().flatten().filter_map(|variable| {
-            Some(variable.value_from.as_ref()?.secret_key_ref.as_ref()?.name.as_str())
-        }));
-    }
-    for Volume { secret, projected, .. } in spec.volumes.iter().flatten() {
-        names.extend(secret.iter().filter_map(|secret| secret.secret_name.as_deref()));
-        let parts = projected.iter().flat_map(|projected| projected.sources.iter().flatten());
-        names.extend(parts.filter_map(|part| Some(part.secret.as_ref()?.name.as_str())));
-    }
-    names
 }

@@ -13,7 +13,6 @@ mod fields;
 mod frontage;
 mod identity;
 mod inbox;
-mod link;
 mod logs;
 mod node;
 mod pod;
@@ -21,34 +20,28 @@ mod probes;
 mod routes;
 #[cfg(test)]
 mod tests;
-mod uplink;
 mod volumes;
 
 pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
-pub use inbox::News;
-pub use link::{Call, Link};
-pub use logs::{LogStream, LogsError, Wanted};
 pub use netproxy::network::Cidr;
-pub use runtime::logs::ReadOptions;
-pub use uplink::{Rejected, Uplink};
 
 use addresses::Pool;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use body::{Body, Shared};
 use events::Recorder;
-use futures::StreamExt;
 use inbox::Inbox;
 use netproxy::network;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use sync::{Call, IncomingCall, NodeEnd, Uplink};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Changes folded as one.
 const BURST_MAX: usize = 256;
-/// Questions of the master answered at once.
+/// Calls of the master answered at once.
 const CALLS_MAX: usize = 256;
 /// Pods are given this long to stop when the process ends.
 const SHUTDOWN: Duration = Duration::from_secs(4);
@@ -63,36 +56,40 @@ const DNS_PORT: u16 = 53;
 /// # Errors
 /// When the node cannot work at all: its data directory cannot be made, the Wasm engine does not start, or its network
 /// cannot be had.
-pub async fn run(config: AgentConfig, link: Link, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: AgentConfig, link: NodeEnd, shutdown: CancellationToken) -> anyhow::Result<()> {
     let networks = [config.pod_cidr, config.service_cidr];
     let claims = !config.loopback;
     if claims {
         network::claim(&networks).await.context("claim the cluster's networks")?;
     }
+    let (mut news, calls, uplink) = link.split();
     let (recorder, scribe) = Recorder::new(config.node_name.clone());
-    let body = Arc::new(assemble(config, link.up.clone(), recorder)?);
+    let body = Arc::new(assemble(config, uplink.clone(), recorder)?);
     let node_changed = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(routes::keep(body.clone(), shutdown.clone()));
-    tasks.spawn(scribe.run(link.up, shutdown.clone()));
-    tasks.spawn(answer(body.clone(), link.calls, shutdown.clone()));
+    tasks.spawn(scribe.run(uplink, shutdown.clone()));
+    tasks.spawn(answer(body.clone(), calls, shutdown.clone()));
     let mut inbox = Inbox::new(body.clone(), node_changed.clone(), shutdown.clone());
-    let mut news = link.news.ready_chunks(BURST_MAX).fuse();
+    let mut burst = Vec::new();
+    let mut is_linked = true;
     let mut node = Some(node::keep(body.clone(), node_changed, shutdown.clone()));
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
-            burst = news.next(), if !news.is_done() => match burst {
-                Some(burst) => {
-                    inbox.take(burst);
-                    // the node is kept from the moment its object is known to be there or not
-                    if let Some(node) = node.take() {
-                        tasks.spawn(node);
-                    }
+            received = news.recv_many(&mut burst, BURST_MAX), if is_linked => {
+                is_linked = received > 0;
+                if !is_linked {
+                    tracing::warn!("the link to the master has ended; the node goes on with what it knows");
+                    continue;
                 }
-                None => tracing::warn!("the link to the master has ended; the node goes on with what it knows"),
-            },
+                inbox.take(std::mem::take(&mut burst));
+                // the node is kept from the moment its object is known to be there or not
+                if let Some(node) = node.take() {
+                    tasks.spawn(node);
+                }
+            }
             () = inbox.reap() => {}
         }
     }
@@ -105,21 +102,21 @@ pub async fn run(config: AgentConfig, link: Link, shutdown: CancellationToken) -
     Ok(())
 }
 
-/// Answers the master's questions, each on its own, so many at once.
-async fn answer(body: Arc<Body>, mut calls: futures::stream::BoxStream<'static, Call>, shutdown: CancellationToken) {
+/// Answers the master's calls, each on its own, so many at once.
+async fn answer(body: Arc<Body>, mut calls: mpsc::Receiver<IncomingCall>, shutdown: CancellationToken) {
     let room = Arc::new(Semaphore::new(CALLS_MAX));
     loop {
         let call = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            call = calls.next() => call,
+            call = calls.recv() => call,
         };
-        let Some(Call::Logs { wanted, options, answer }) = call else { return };
+        let Some(incoming) = call else { return };
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let body = body.clone();
         tokio::spawn(async move {
-            // a reader that is gone needs no answer
-            let _ = answer.send(logs::open(&body, wanted, options).await);
+            let Call::Logs(wanted) = incoming.call.clone();
+            incoming.answer(logs::open(&body, wanted).await);
             drop(permit);
         });
     }

@@ -1,56 +1,29 @@
 //! The logs door: finds the log a reader asks for, and says in the kubelet's words why there is none.
 
 use crate::body::{Body, LatestLog};
-use bytes::Bytes;
 use crate::container::log_dir;
-use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use runtime::logs::{LogFile, ReadOptions, read};
-use std::io;
-use std::path::PathBuf;
-
-/// Whose log is wanted.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Namespace of the pod.
-    pub namespace: String,
-    /// Name of the pod.
-    pub pod: String,
-    /// Name of the container; where the pod has only one it may be left out.
-    pub container: Option<String>,
-    /// The instance before the current one.
-    pub previous: bool,
-}
-
-/// Why there is no log to read.
-#[derive(Debug, thiserror::Error)]
-pub enum LogsError {
-    /// No such pod on this node: 404.
-    #[error("pods {0:?} not found")]
-    Pod(String),
-    /// The request does not fit the pod: 400.
-    #[error("{0}")]
-    Request(String),
-    /// The log is there and cannot be read: 500.
-    #[error("failed to open the log of container {container:?}")]
-    Open {
-        /// The container.
-        container: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// A log's bytes, as they are read.
-pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
+use std::path::{Path, PathBuf};
+use sync::{ByteStream, CallError, Logs};
 
 /// Opens a container's log.
-pub async fn open(body: &Body, wanted: Wanted, options: ReadOptions) -> Result<LogStream, LogsError> {
+pub async fn open(body: &Body, wanted: Logs) -> Result<ByteStream, CallError> {
     let found = find(body, &wanted)?;
+    let options = ReadOptions {
+        follow: wanted.follow,
+        tail_lines: wanted.tail_lines,
+        since: wanted.since,
+        limit_bytes: wanted.limit_bytes,
+        timestamps: wanted.timestamps,
+    };
+    let failed = |error: &dyn std::error::Error| {
+        CallError::Failed(format!("failed to open the log of container {:?}: {error}", wanted.container))
+    };
     let opened = tokio::task::spawn_blocking(move || read(&found.dir, found.instance, options, found.live)).await;
-    let opened = opened.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-    opened.map_err(|source| LogsError::Open { container: wanted.container.unwrap_or_default(), source })
+    let stream = opened.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(stream.map_err(|error| CallError::Failed(error.to_string())).boxed())
 }
 
 struct Found {
@@ -59,11 +32,12 @@ struct Found {
     live: Option<LogFile>,
 }
 
-fn find(body: &Body, wanted: &Wanted) -> Result<Found, LogsError> {
+fn find(body: &Body, wanted: &Logs) -> Result<Found, CallError> {
     let world = body.world();
     let key = state::Key::of::<Pod>(&wanted.namespace, &wanted.pod);
-    let object = world.get(&key).ok_or_else(|| LogsError::Pod(wanted.pod.clone()))?;
-    let pod: &Pod = object.view().ok_or_else(|| LogsError::Pod(wanted.pod.clone()))?;
+    let not_found = || CallError::NotFound(format!("pods {:?} not found", wanted.pod));
+    let object = world.get(&key).ok_or_else(not_found)?;
+    let pod: &Pod = object.view().ok_or_else(not_found)?;
     let container = container_name(pod, wanted)?;
     let uid = &object.meta().uid;
     let dir = log_dir(&body.config.data_dir, &wanted.namespace, &wanted.pod, uid).join(&container);
@@ -76,7 +50,7 @@ fn find(body: &Body, wanted: &Wanted) -> Result<Found, LogsError> {
         }
         (true, _) => {
             let message = format!("previous terminated container {container:?} in pod {:?} not found", wanted.pod);
-            Err(LogsError::Request(message))
+            Err(CallError::BadRequest(message))
         }
         // it ended under an earlier agent, or never began
         (false, None) => {
@@ -87,33 +61,32 @@ fn find(body: &Body, wanted: &Wanted) -> Result<Found, LogsError> {
             let waiting = status.and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
             let reason = waiting.unwrap_or_else(|| "ContainerCreating".into());
             let message = format!("container {container:?} in pod {:?} is waiting to start: {reason}", wanted.pod);
-            Err(LogsError::Request(message))
+            Err(CallError::BadRequest(message))
         }
     }
 }
 
-fn exists(dir: &std::path::Path, instance: u32) -> bool {
+fn exists(dir: &Path, instance: u32) -> bool {
     dir.join(format!("{instance}.log")).exists()
 }
 
 /// The container that is meant; a pod with several wants to be told which.
-fn container_name(pod: &Pod, wanted: &Wanted) -> Result<String, LogsError> {
+fn container_name(pod: &Pod, wanted: &Logs) -> Result<String, CallError> {
     let spec = pod.spec.as_ref();
     let main: Vec<&str> = spec.iter().flat_map(|s| &s.containers).map(|c| c.name.as_str()).collect();
     let init = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).map(|c| c.name.as_str());
-    match wanted.container.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) if main.contains(&name) || init.clone().any(|init| init == name) => Ok(name.to_owned()),
-        Some(name) => {
-            Err(LogsError::Request(format!("container {name} is not valid for pod {}", wanted.pod)))
-        }
-        None => match main.as_slice() {
-            [only] => Ok((*only).to_owned()),
-            _ => Err(LogsError::Request(format!(
-                "a container name must be specified for pod {}, choose one of: [{}]",
-                wanted.pod,
-                main.join(" ")
-            ))),
-        },
+    let name = wanted.container.as_str();
+    if main.contains(&name) || init.clone().any(|init| init == name) {
+        return Ok(name.to_owned());
+    }
+    match main.as_slice() {
+        [only] if name.is_empty() => Ok((*only).to_owned()),
+        _ if name.is_empty() => Err(CallError::BadRequest(format!(
+            "a container name must be specified for pod {}, choose one of: [{}]",
+            wanted.pod,
+            main.join(" ")
+        ))),
+        _ => Err(CallError::BadRequest(format!("container {name} is not valid for pod {}", wanted.pod))),
     }
 }
 

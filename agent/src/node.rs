@@ -296,7 +296,7 @@ async fn settle(body: &Body, registered: &mut bool) -> bool {
     }
 }
 
-async fn renew(body: &Body) -> Result<(), crate::uplink::Rejected> {
+async fn renew(body: &Body) -> Result<(), sync::Rejected> {
     let world = body.world();
     let now = Timestamp::now();
     body.uplink.write(vec![lease(&world, &body.config.node_name, now)]).await.map(|_| ())

@@ -1,7 +1,7 @@
 //! The node's body against a master in memory: real guests, real sockets on loopback, real files.
 
 use crate::*;
-use futures::future::BoxFuture;
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use state::{Change, Event, Expect, Key, Object, Revision, World, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use tokio::sync::mpsc;
+use sync::{CallError, Caller, Down, Limits, Logs, Rejected};
 
 /// A master: applies writes in order, tells everything to its one node.
 #[derive(Clone)]
@@ -18,12 +18,12 @@ struct Master(Arc<Mutex<Books>>);
 
 struct Books {
     world: World,
-    news: mpsc::UnboundedSender<News>,
+    news: mpsc::Sender<Down>,
     changed: Arc<Notify>,
 }
 
 impl Master {
-    fn new(news: mpsc::UnboundedSender<News>) -> Self {
+    fn new(news: mpsc::Sender<Down>) -> Self {
         Self(Arc::new(Mutex::new(Books { world: World::default(), news, changed: Arc::default() })))
     }
 
@@ -59,7 +59,7 @@ impl Master {
                 }
             };
             books.world.fold(&event);
-            let _ = books.news.send(News::Event(event.clone()));
+            let _ = books.news.try_send(Down::Event(event.clone()));
             events.push(event);
         }
         books.changed.notify_waiters();
@@ -117,7 +117,7 @@ impl Master {
 
 /// A node that runs against a master.
 struct Node {
-    calls: mpsc::UnboundedSender<Call>,
+    caller: Caller,
     shutdown: CancellationToken,
     body: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -147,29 +147,23 @@ impl Node {
             commands: handle.clone(),
             data: handle,
         };
-        let (news, receiver) = mpsc::unbounded_channel();
+        let (mut master_end, node_end) = sync::local(Limits::default());
         {
             let mut books = master.books();
-            books.news = news.clone();
+            books.news = master_end.down.clone();
             let objects = books.world.iter().cloned().collect();
-            let _ = news.send(News::Reset { revision: books.world.revision(), objects });
+            master_end.down.try_send(Down::Reset { revision: books.world.revision(), objects }).unwrap();
         }
-        let (calls, questions) = mpsc::unbounded_channel();
-        let committer = master.clone();
-        let up = Uplink::new(move |writes| -> BoxFuture<'static, Result<Vec<Event>, Rejected>> {
-            let answer = committer.commit(writes);
-            Box::pin(async move { answer })
+        let (committer, caller) = (master.clone(), master_end.caller.clone());
+        tokio::spawn(async move {
+            while let Some(incoming) = master_end.up.recv().await {
+                let answer = committer.commit(incoming.writes.clone());
+                incoming.answer(answer);
+            }
         });
-        let stream = |receiver| futures::stream::unfold(receiver, |mut r: mpsc::UnboundedReceiver<News>| async {
-            Some((r.recv().await?, r))
-        });
-        let asked = futures::stream::unfold(questions, |mut r: mpsc::UnboundedReceiver<Call>| async {
-            Some((r.recv().await?, r))
-        });
-        let link = Link { up, news: stream(receiver).boxed(), calls: asked.boxed() };
         let shutdown = CancellationToken::new();
-        let body = tokio::spawn(run(config, link, shutdown.clone()));
-        Self { calls, shutdown, body }
+        let body = tokio::spawn(run(config, node_end, shutdown.clone()));
+        Self { caller, shutdown, body }
     }
 
     async fn stop(self) {
@@ -177,11 +171,9 @@ impl Node {
         self.body.await.unwrap().unwrap();
     }
 
-    async fn logs(&self, pod: &str, previous: bool) -> Result<String, LogsError> {
-        let wanted = Wanted { namespace: "default".into(), pod: pod.into(), container: None, previous };
-        let (answer, reply) = tokio::sync::oneshot::channel();
-        assert!(self.calls.send(Call::Logs { wanted, options: ReadOptions::default(), answer }).is_ok());
-        let mut stream = reply.await.unwrap()?;
+    async fn logs(&self, pod: &str, previous: bool) -> Result<String, CallError> {
+        let wanted = Logs { namespace: "default".into(), pod: pod.into(), previous, ..Logs::default() };
+        let mut stream = self.caller.call(Call::Logs(wanted)).await?;
         let mut text = Vec::new();
         while let Some(bytes) = stream.next().await {
             text.extend_from_slice(&bytes.unwrap());
@@ -213,7 +205,7 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 }
 
 fn setup() -> (tempfile::TempDir, Master) {
-    let (news, _) = mpsc::unbounded_channel();
+    let (news, _) = mpsc::channel(1);
     (tempfile::tempdir().unwrap(), Master::new(news))
 }
 

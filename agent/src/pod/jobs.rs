@@ -4,7 +4,6 @@ use super::state::Slot;
 use crate::body::Body;
 use crate::container::{Door, StartFailure, Started};
 use crate::probes::{Doors, Target, run_exec, send_http};
-use crate::uplink::Rejected;
 use crate::volumes::{VolumeError, Volumes};
 use ::state::{Event, Object, Write};
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +13,7 @@ use runtime::logs::LogFile;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use sync::Rejected;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long a pod waits to vanish from the routes: whoever writes them may be gone.

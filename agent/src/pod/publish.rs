@@ -4,10 +4,10 @@ use super::state::{Current, Ground, after};
 use super::status::{Facts, merge, status};
 use super::jobs::{self, Done};
 use super::worker::Worker;
-use crate::uplink::Rejected;
 use ::state::{Event, Expect, Revision, Write};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use sync::Rejected;
 
 /// A start that ends within this time is told as one change.
 const PATIENCE: SignedDuration = SignedDuration::from_millis(30);
@@ -89,7 +89,7 @@ impl Worker {
         let base = self.publisher.in_flight.take().unwrap_or_default();
         match result {
             Ok(events) => events.iter().for_each(|event| self.take_object(&event.object)),
-            Err(rejected) if rejected.is_conflict() => self.publisher.stale_at = Some(base),
+            Err(Rejected::Conflict(_)) => self.publisher.stale_at = Some(base),
             Err(rejected) => {
                 tracing::warn!(pod = %self.object.key(), error = %rejected, "status not written");
                 self.publisher.not_before = Some(after(Timestamp::now(), RETRY_SECONDS));

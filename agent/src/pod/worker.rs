@@ -133,7 +133,7 @@ impl Worker {
             }
             self.advance();
         }
-        self.leave();
+        self.leave().await;
     }
 
     async fn next(&mut self, mail: &mut watch::Receiver<Mail>, shutdown: &CancellationToken) -> Event {
@@ -315,16 +315,17 @@ impl Worker {
     }
 
     /// The last thing a worker does.
-    fn leave(&mut self) {
+    async fn leave(mut self) {
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
         if let Some(address) = self.owned.take() {
             self.body.pool.lock().release(address);
         }
         let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());
-        // not waited for: an agent that ends first finds and removes them at its next start
-        tokio::task::spawn_blocking(move || {
+        // what stays behind is found and removed by the next agent
+        let _ = tokio::task::spawn_blocking(move || {
             let _ = std::fs::remove_dir_all(pod_dir);
             let _ = std::fs::remove_dir_all(log_dir);
-        });
+        })
+        .await;
     }
 }
