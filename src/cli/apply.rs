@@ -247,7 +247,7 @@ pub fn difference(target: &Target, wanted: &Value, live: &Value) -> (Value, Medi
     match manifests::by_kind(&target.resource.api_version(), &target.resource.kind) {
         Some(kind) => {
             let rules = api::patch::rules_of(kind);
-            (api::patch::three_way_strategic(&original, wanted, live, &*rules), Media::StrategicMergePatch)
+            (api::patch::three_way_strategic(&original, wanted, live, &rules), Media::StrategicMergePatch)
         }
         None => (api::patch::three_way_merge(&original, wanted, live), Media::MergePatch),
     }
@@ -259,7 +259,7 @@ fn merged(live: &Value, patch: &Value, media: Media, target: &Target) -> Result<
     let kind = manifests::by_kind(&target.resource.api_version(), &target.resource.kind);
     match (media, kind) {
         (Media::StrategicMergePatch, Some(kind)) => {
-            object = api::patch::strategic::apply(&object, patch, &*api::patch::rules_of(kind))
+            object = api::patch::strategic::apply(&object, patch, &api::patch::rules_of(kind))
                 .map_err(|error| Failure::Text(error.to_string()))?;
         }
         _ => api::patch::merge::apply(&mut object, patch),

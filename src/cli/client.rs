@@ -129,7 +129,7 @@ impl Client {
             let line = line.ok()?;
             let event: Value = serde_json::from_str(&line).ok()?;
             if event["type"] == "ERROR" {
-                return Some(Err(Failure::Refused(Box::new(status_of(&event["object"], 500)))));
+                return Some(Err(Failure::Refused(Box::new(status_of(&event["object"])))));
             }
             Some(Ok(event))
         })))
@@ -196,9 +196,8 @@ impl Client {
         }
         let bytes = self.bytes(response).await?;
         let status = match serde_json::from_slice::<Value>(&bytes) {
-            Ok(value) if value["kind"] == "Status" => status_of(&value, code.as_u16()),
+            Ok(value) if value["kind"] == "Status" => status_of(&value),
             _ => Status {
-                code: code.as_u16(),
                 reason: reason_of(code).into(),
                 message: match String::from_utf8_lossy(&bytes).trim() {
                     "" => format!("the server answered {code}"),
@@ -244,9 +243,8 @@ fn warning_text(header: &str) -> Option<String> {
     Some(header[start + 1..end].replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
-fn status_of(value: &Value, code: u16) -> Status {
+fn status_of(value: &Value) -> Status {
     Status {
-        code: value["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(code),
         reason: value["reason"].as_str().unwrap_or_default().to_string(),
         message: value["message"].as_str().unwrap_or("unknown").to_string(),
         details: value["details"].clone(),

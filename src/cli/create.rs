@@ -120,7 +120,8 @@ pub async fn create(session: &Session, mut object: Value, flags: &CreateFlags, p
     printer.print(&created, &words)
 }
 
-async fn send(session: &Session, mut object: Value, flags: &CreateFlags) -> Result<Value> {
+/// Sends one object to be created.
+pub async fn send(session: &Session, mut object: Value, flags: &CreateFlags) -> Result<Value> {
     let resource = session.discovery().await?.of_object(&object)?.clone();
     let mut namespace = None;
     if resource.namespaced

@@ -74,7 +74,6 @@ pub async fn run(session: &Session, args: DeleteArgs) -> Result<()> {
         selector: args.selector.clone(),
         field_selector: args.field_selector.clone(),
         all_namespaces: args.all_namespaces,
-        all: args.all,
     };
     let grace = grace_period(&args)?;
     let propagation = match args.cascade.as_str() {

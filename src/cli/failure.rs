@@ -5,8 +5,6 @@ use serde_json::Value;
 /// A `Status` as an API server answers it.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    /// HTTP status code.
-    pub code: u16,
     /// Kubernetes' machine-readable reason, such as `NotFound`; empty if the server gave none.
     pub reason: String,
     /// The server's sentence.
@@ -164,12 +162,7 @@ mod tests {
     use serde_json::json;
 
     fn refused(reason: &str, details: Value) -> Failure {
-        Failure::Refused(Box::new(Status {
-            code: 422,
-            reason: reason.into(),
-            message: "pods \"x\" not found".into(),
-            details,
-        }))
+        Failure::Refused(Box::new(Status { reason: reason.into(), message: "pods \"x\" not found".into(), details }))
     }
 
     #[test]

@@ -121,7 +121,6 @@ impl GetArgs {
             selector: self.selector.clone(),
             field_selector: self.field_selector.clone(),
             all_namespaces: self.all_namespaces,
-            all: false,
         }
     }
 

@@ -5,13 +5,19 @@
 
 pub mod failure;
 
+mod about;
 mod apply;
 mod client;
+mod config;
 mod create;
 mod delete;
+mod describe;
 mod discovery;
 mod dry_run;
 mod duration;
+mod edit;
+mod events;
+mod explain;
 mod files;
 mod generate;
 mod generate_data;
@@ -19,12 +25,25 @@ mod generate_ingress;
 mod get;
 mod get_watch;
 mod kubeconfig;
+mod label;
+mod logs;
+mod mutate;
+mod nodes;
 mod output;
+mod patch;
+mod rollout;
+mod rollout_history;
+mod run_pod;
+mod scale;
 mod session;
+mod set;
+mod wait;
 mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use session::Session;
 
 /// Flags that every client verb takes, before or after the verb.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -75,12 +94,112 @@ pub struct Globals {
 pub enum Verb {
     /// Display one or many resources
     Get(get::GetArgs),
+    /// Show details of a specific resource or group of resources
+    Describe(describe::DescribeArgs),
     /// Apply a configuration to a resource by file name or stdin
     Apply(apply::ApplyArgs),
     /// Create a resource from a file or from stdin
     Create(create::CreateArgs),
-    /// Delete resources by file names, stdin, resources and names, or by resources and label selector
+    /// Delete resources by file names, stdin, resources and names, or by label selector
     Delete(delete::DeleteArgs),
+    /// Edit a resource on the server
+    Edit(edit::EditArgs),
+    /// Update fields of a resource
+    Patch(patch::PatchArgs),
+    /// Replace a resource by file name or stdin
+    Replace(patch::ReplaceArgs),
+    /// Diff the live version against a would-be applied version
+    Diff(edit::DiffArgs),
+    /// Update the labels on a resource
+    Label(label::LabelArgs),
+    /// Update the annotations on a resource
+    Annotate(label::LabelArgs),
+    /// Set a new size for a deployment or replica set
+    Scale(scale::ScaleArgs),
+    /// Manage the rollout of a resource
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Set specific features on objects
+    #[command(subcommand)]
+    Set(set::SetCommand),
+    /// Take a pod or deployment and expose it as a new service
+    Expose(run_pod::ExposeArgs),
+    /// Run a particular image on the cluster
+    Run(run_pod::RunArgs),
+    /// Print the logs for a container in a pod
+    Logs(logs::LogsArgs),
+    /// Wait for a specific condition on one or many resources
+    Wait(wait::WaitArgs),
+    /// List events
+    Events(events::EventsArgs),
+    /// Get documentation for a resource
+    Explain(explain::ExplainArgs),
+    /// Print the supported API resources on the server
+    ApiResources(about::ApiResourcesArgs),
+    /// Print the supported API versions on the server, in the form of group/version
+    ApiVersions,
+    /// Inspect authorization
+    #[command(subcommand)]
+    Auth(about::AuthCommand),
+    /// Mark node as unschedulable
+    Cordon(nodes::CordonArgs),
+    /// Mark node as schedulable
+    Uncordon(nodes::CordonArgs),
+    /// Update the taints on one or more nodes
+    Taint(nodes::TaintArgs),
+    /// Modify kubeconfig files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print the client and server version information
+    Version(about::VersionArgs),
+    /// Display cluster information
+    ClusterInfo,
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Attach(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Autoscale(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Certificate(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Cp(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Debug(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Drain(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Exec(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Kustomize(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    PortForward(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Proxy(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Top(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Completion(Absent),
+    /// Not available in this version
+    #[command(hide = true, disable_help_flag = true)]
+    Plugin(Absent),
+}
+
+/// The arguments of a verb that is not there yet, whatever they are.
+#[derive(Debug, clap::Args)]
+pub struct Absent {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    words: Vec<String>,
 }
 
 /// Carries out one verb and says with which code the process ends.
@@ -98,11 +217,94 @@ pub async fn run(verb: Verb, globals: Globals) -> ExitCode {
 }
 
 async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
-    let session = session::Session::open(globals).await?;
+    // These work without a cluster.
+    let verb = match verb {
+        Verb::Config(command) => return config::run(globals, command),
+        Verb::Version(args) => return about::version(Session::open(globals).await, args).await,
+        other => refuse_absent(other)?,
+    };
+    let session = &Session::open(globals).await?;
     match verb {
-        Verb::Get(args) => get::run(&session, args).await,
-        Verb::Apply(args) => apply::run(&session, args).await,
-        Verb::Create(args) => create::run(&session, args).await,
-        Verb::Delete(args) => delete::run(&session, args).await,
+        Verb::Get(args) => get::run(session, args).await,
+        Verb::Describe(args) => describe::run(session, args).await,
+        Verb::Apply(args) => apply::run(session, args).await,
+        Verb::Create(args) => create::run(session, args).await,
+        Verb::Delete(args) => delete::run(session, args).await,
+        Verb::Edit(args) => edit::edit(session, args).await,
+        Verb::Patch(args) => patch::run(session, args).await,
+        Verb::Replace(args) => patch::replace(session, args).await,
+        Verb::Diff(args) => edit::diff(session, args).await,
+        Verb::Scale(args) => scale::run(session, args).await,
+        Verb::Rollout(command) => rollout::run(session, command).await,
+        Verb::Set(command) => set::run(session, command).await,
+        Verb::Expose(args) => run_pod::expose(session, args).await,
+        Verb::Run(args) => run_pod::run(session, args).await,
+        Verb::Logs(args) => logs::run(session, args).await,
+        Verb::Wait(args) => wait::run(session, args).await,
+        Verb::Events(args) => events::run(session, args).await,
+        Verb::Explain(args) => explain::run(session, args).await,
+        Verb::ApiResources(args) => about::api_resources(session, args).await,
+        Verb::Auth(command) => about::auth(session, command).await,
+        Verb::Taint(args) => nodes::taint(session, args).await,
+        Verb::Label(args) => label::run(session, args, label::Which::Labels).await,
+        Verb::Annotate(args) => label::run(session, args, label::Which::Annotations).await,
+        Verb::Cordon(args) => nodes::cordon(session, args, true).await,
+        Verb::Uncordon(args) => nodes::cordon(session, args, false).await,
+        Verb::ApiVersions => about::api_versions(session).await,
+        Verb::ClusterInfo => about::cluster_info(session).await,
+        _ => Ok(()),
     }
+}
+
+/// Verbs that kubectl has and this version has not say so, instead of looking like typing errors.
+fn refuse_absent(verb: Verb) -> failure::Result<Verb> {
+    let (name, absent) = match &verb {
+        Verb::Attach(absent) => ("attach", absent),
+        Verb::Autoscale(absent) => ("autoscale", absent),
+        Verb::Certificate(absent) => ("certificate", absent),
+        Verb::Cp(absent) => ("cp", absent),
+        Verb::Debug(absent) => ("debug", absent),
+        Verb::Drain(absent) => ("drain", absent),
+        Verb::Exec(absent) => ("exec", absent),
+        Verb::Kustomize(absent) => ("kustomize", absent),
+        Verb::PortForward(absent) => ("port-forward", absent),
+        Verb::Proxy(absent) => ("proxy", absent),
+        Verb::Top(absent) => ("top", absent),
+        Verb::Completion(absent) => ("completion", absent),
+        Verb::Plugin(absent) => ("plugin", absent),
+        _ => return Ok(verb),
+    };
+    let _ = &absent.words;
+    failure::fail(format!("{name} is not available in this version of coracle"))
+}
+
+/// Makes flags without a value take one after `=` too (`--watch=false`), as every flag of kubectl does.
+pub fn as_kubectl(command: clap::Command) -> clap::Command {
+    use clap::ArgAction;
+    let command = command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .value_parser(clap::value_parser!(bool))
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .hide_default_value(true)
+            .hide_possible_values(true)
+            .value_name("BOOL"),
+        _ => arg,
+    });
+    command.mut_subcommands(as_kubectl)
+}
+
+/// What a command line that makes no sense gets: kubectl's text and exit code. Help and version go to stdout as ever.
+pub fn usage_error(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Nobody is left to tell when stdout is gone.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    drop(error.print());
+    ExitCode::from(1)
 }

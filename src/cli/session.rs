@@ -33,8 +33,6 @@ pub struct Selection {
     pub field_selector: Option<String>,
     /// Objects of all namespaces.
     pub all_namespaces: bool,
-    /// All objects of the type, for verbs that refuse to work on everything by default.
-    pub all: bool,
 }
 
 /// Something the command line names: one object or a collection.
