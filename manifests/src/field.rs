@@ -25,6 +25,8 @@ pub enum Fault {
     NotSupported(Value, Vec<String>),
     /// Another field has the same value already.
     Duplicate(Value),
+    /// It names something that is not there.
+    NotFound(Value),
     /// It must not be there, or must not change.
     Forbidden(String),
     /// It is longer than so many bytes.
@@ -43,6 +45,7 @@ impl FieldError {
             Fault::Invalid(..) => "FieldValueInvalid",
             Fault::NotSupported(..) => "FieldValueNotSupported",
             Fault::Duplicate(_) => "FieldValueDuplicate",
+            Fault::NotFound(_) => "FieldValueNotFound",
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::TooLong(_) => "FieldValueTooLong",
             Fault::TooMany(..) => "FieldValueTooMany",
@@ -69,6 +72,7 @@ impl fmt::Display for Fault {
                 write!(f, "Unsupported value: {value}: supported values: {}", supported.join(", "))
             }
             Self::Duplicate(value) => write!(f, "Duplicate value: {value}"),
+            Self::NotFound(value) => write!(f, "Not found: {value}"),
             Self::Forbidden(detail) => with(f, "Forbidden", detail),
             Self::TooLong(bytes_max) => write!(f, "Too long: may not be more than {bytes_max} bytes"),
             Self::TooMany(items, items_max) => write!(f, "Too many: {items}: must have at most {items_max} items"),
@@ -174,6 +178,20 @@ impl<'v> At<'v> {
     pub fn not_supported(&self, supported: &[&str]) -> FieldError {
         let value = if self.is_set() { self.value.clone() } else { Value::from("") };
         self.fault(Fault::NotSupported(value, supported.iter().map(|word| (*word).to_owned()).collect()))
+    }
+
+    /// That a value which must be there is missing or none of these; nothing when it is one of them.
+    pub fn one_of(&self, supported: &[&str]) -> Option<FieldError> {
+        match self.text() {
+            "" => Some(self.required("")),
+            text if supported.contains(&text) => None,
+            _ => Some(self.not_supported(supported)),
+        }
+    }
+
+    /// That a number is less than zero.
+    pub fn non_negative(&self) -> Option<FieldError> {
+        self.int().filter(|number| *number < 0).map(|_| self.invalid("must be greater than or equal to 0"))
     }
 
     /// That another has the value already.

@@ -4,9 +4,11 @@
 //! adding a built-in kind touches [`kinds`] and nothing else but its controller.
 
 pub mod field;
+mod fill;
 mod human;
 mod kind;
 mod kinds;
+mod labels;
 pub mod merge;
 mod meta;
 pub mod names;

@@ -1,5 +1,16 @@
 //! Pods: what is shared by their kind, the templates of other kinds, and those who look at them.
 
+pub(crate) mod containers;
+pub(crate) mod defaults;
+pub(crate) mod probes;
+pub(crate) mod spec;
+pub(crate) mod update;
+mod usage;
+pub(crate) mod volumes;
+
+pub use defaults::service_account_name;
+pub use usage::requests;
+
 use k8s_openapi::api::core::v1::Pod;
 
 /// The phase; `Unknown` when nobody has said.
