@@ -9,12 +9,15 @@ pub mod deployment;
 mod edit;
 pub mod endpoints;
 pub mod events;
+pub mod eviction;
 pub mod garbage;
 #[cfg(test)]
 mod harness;
 pub mod job;
 pub mod namespace;
+pub mod node;
 mod ownership;
+pub mod podgc;
 mod pods;
 pub mod replicaset;
 pub mod serviceaccount;
@@ -82,6 +85,9 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
         Box::new(namespace::Namespaces),
         Box::new(garbage::Garbage),
+        Box::new(node::NodeLifecycle { started_at: settings.started_at, grace_seconds: settings.node_grace_seconds }),
+        Box::new(eviction::Eviction),
+        Box::new(podgc::PodCollector),
         Box::new(events::EventExpiry { ttl_seconds: settings.event_ttl_seconds }),
     ]
 }

@@ -88,7 +88,7 @@ impl Pass<'_, '_> {
         }
         let limit = self.spec.backoff_limit.unwrap_or(BACKOFF_LIMIT);
         let failed = self.status.failed.unwrap_or(0);
-        if failed > limit || self.restarts() > limit.max(0) && limit > 0 || (limit == 0 && self.restarts() > 0) {
+        if failed > limit || self.restarts() >= limit.max(1) {
             let message = "Job has reached the specified backoff limit";
             return self.set_condition("FailureTarget", "True", "BackoffLimitExceeded", message);
         }

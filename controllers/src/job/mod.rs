@@ -258,7 +258,6 @@ impl<'a, 'b> Pass<'a, 'b> {
                 Ok(pod) => {
                     let key = pods::key(&pod);
                     self.tell(false, "SuccessfulCreate", &format!("Created pod: {}", key.name));
-                    self.status.active = Some(self.status.active.unwrap_or(0));
                     self.writes.push(Write::create(key, pod));
                 }
                 Err(refused) => {

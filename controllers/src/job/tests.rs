@@ -61,52 +61,73 @@ fn check(sandbox: &mut Sandbox, expected: Expect) {
 #[test]
 fn completions_are_reached_in_parallel() {
     let mut sandbox = sandbox("completions: 3, parallelism: 2");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active 2 succeeded null failed null terminating 0 done null; 2 of 2 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     end(&mut sandbox, 2, "Succeeded");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active 1 succeeded 2 failed null terminating 0 done null; 1 of 3 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     end(&mut sandbox, 1, "Succeeded");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded 3 failed null terminating 0 done null; 0 of 3 pods tracked
         SuccessCriteriaMet=True CompletionsReached, Complete=True CompletionsReached
         Completed: Job completed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn failures_are_replaced_ever_slower_up_to_the_limit() {
     let mut sandbox = sandbox("completions: 1, parallelism: 1, backoffLimit: 1");
     end(&mut sandbox, 1, "Failed");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed 1 terminating 0 done null; 0 of 1 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     sandbox.pass(9);
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed 1 terminating 0 done null; 0 of 1 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     sandbox.pass(1);
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active 1 succeeded null failed 1 terminating 0 done null; 1 of 2 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     end(&mut sandbox, 1, "Failed");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed 2 terminating 0 done null; 0 of 2 pods tracked
         FailureTarget=True BackoffLimitExceeded, Failed=True BackoffLimitExceeded
         BackoffLimitExceeded: Job has reached the specified backoff limit
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -115,17 +136,23 @@ fn a_deadline_stops_what_runs() {
     sandbox.run_pods();
     sandbox.settle().told();
     sandbox.pass(60);
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed 4 terminating 4 done null; 0 of 4 pods tracked
         FailureTarget=True DeadlineExceeded
 
-    "#]]);
+    "#]],
+    );
     sandbox.sail();
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed 4 terminating 0 done null; 0 of 0 pods tracked
         FailureTarget=True DeadlineExceeded, Failed=True DeadlineExceeded
         DeadlineExceeded: Job was active longer than specified deadline
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -135,18 +162,24 @@ fn every_index_is_done_once() {
     assert_eq!(pods[0]["metadata"]["annotations"][INDEX], "0");
     assert_eq!(pods[0]["spec"]["containers"][0]["env"][0]["name"], "JOB_COMPLETION_INDEX");
     end(&mut sandbox, 1, "Succeeded");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active 2 succeeded 1 failed null terminating 0 done "0"; 2 of 3 pods tracked
 
 
-    "#]]);
+    "#]],
+    );
     end(&mut sandbox, 3, "Succeeded");
     end(&mut sandbox, 3, "Succeeded");
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded 4 failed null terminating 0 done "0-3"; 0 of 4 pods tracked
         SuccessCriteriaMet=True CompletionsReached, Complete=True CompletionsReached
         Completed: Job completed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -155,17 +188,23 @@ fn a_suspended_job_rests_and_goes_on() {
     sandbox.run_pods();
     sandbox.settle().told();
     sandbox.edit(&key(), |job| job["spec"]["suspend"] = true.into()).sail();
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active null succeeded null failed null terminating 0 done null; 0 of 0 pods tracked
         Suspended=True JobSuspended
         Suspended: Job suspended
-    "#]]);
+    "#]],
+    );
     sandbox.edit(&key(), |job| job["spec"]["suspend"] = false.into()).settle();
-    check(&mut sandbox, expect![[r#"
+    check(
+        &mut sandbox,
+        expect![[r#"
         active 2 succeeded null failed null terminating 0 done null; 2 of 2 pods tracked
         Suspended=False JobResumed
         Resumed: Job resumed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
