@@ -4,8 +4,8 @@
 //! Deliberately absent: what an Event looks like (`state::record`).
 
 use crate::identity::Random;
-use k8s_openapi::api::core::v1;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
 use state::record::{self, Note};
 use state::{Event, Expect, Key, Object, Stamp, World, Write};
 use std::collections::{HashMap, VecDeque};
@@ -53,8 +53,7 @@ impl Recorder {
 
     /// As the others, about a part of an object such as `spec.containers{web}`.
     pub fn tell(&self, about: &Arc<Object>, warning: bool, reason: &str, message: &str, field_path: Option<String>) {
-        let told =
-            Told { about: about.clone(), warning, reason: reason.into(), message: message.into(), field_path };
+        let told = Told { about: about.clone(), warning, reason: reason.into(), message: message.into(), field_path };
         if self.notes.try_send(told).is_err() {
             tracing::warn!(about = %about.key(), reason, message, "event dropped");
         }

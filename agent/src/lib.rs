@@ -23,7 +23,7 @@ mod tests;
 mod volumes;
 
 pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
-pub use netproxy::network::Cidr;
+pub use netproxy::network::{Cidr, may_bind, may_configure};
 
 use addresses::Pool;
 use anyhow::Context;

@@ -10,8 +10,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use netproxy::{
-    Backend, BackendPort, Certificate, HeadlessRecord, IngressRoute, IngressRule, PathKind, PortRoute, Protocol, Routes,
-    ServiceRoute,
+    Backend, BackendPort, Certificate, HeadlessRecord, IngressRoute, IngressRule, PathKind, PortRoute, Protocol,
+    Routes, ServiceRoute,
 };
 use state::{Key, Object, World};
 use std::collections::{BTreeMap, HashSet};
@@ -123,7 +123,12 @@ fn service_route(
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         let external_name = spec.external_name.clone();
-        return Some(ServiceRoute { namespace: namespace.into(), name: name.into(), external_name, ..Default::default() });
+        return Some(ServiceRoute {
+            namespace: namespace.into(),
+            name: name.into(),
+            external_name,
+            ..Default::default()
+        });
     }
     let is_headless = spec.cluster_ip.as_deref() == Some("None");
     let unready_too = spec.publish_not_ready_addresses == Some(true);

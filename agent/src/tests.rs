@@ -308,9 +308,8 @@ async fn a_new_agent_brings_a_running_pod_back() {
     let first = master.until("web", is_ready).await.unwrap();
     node.stop().await;
     let node = Node::start(&master, dir.path(), 203);
-    let restarted = |pod: Option<&Value>| {
-        is_ready(pod) && pod.unwrap()["status"]["containerStatuses"][0]["restartCount"] == 1
-    };
+    let restarted =
+        |pod: Option<&Value>| is_ready(pod) && pod.unwrap()["status"]["containerStatuses"][0]["restartCount"] == 1;
     let second = master.until("web", restarted).await.unwrap();
     assert_eq!(second["status"]["podIP"], first["status"]["podIP"]);
     let last = &second["status"]["containerStatuses"][0]["lastState"]["terminated"];
@@ -322,7 +321,9 @@ async fn a_new_agent_brings_a_running_pod_back() {
 async fn what_cannot_be_pulled_waits_with_its_cause() {
     let (dir, master) = setup();
     let node = Node::start(&master, dir.path(), 204);
-    master.apply::<Pod>("{metadata: {name: lost}, spec: {nodeName: n, containers: [{name: c, image: 'file:///nowhere.wasm'}]}}");
+    master.apply::<Pod>(
+        "{metadata: {name: lost}, spec: {nodeName: n, containers: [{name: c, image: 'file:///nowhere.wasm'}]}}",
+    );
     master.apply::<Pod>("{metadata: {name: oci}, spec: {nodeName: n, containers: [{name: c, image: 'nginx:1'}]}}");
     let reason = |pod: Option<&Value>| {
         pod.unwrap()["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().map(ToOwned::to_owned)

@@ -187,7 +187,11 @@ fn from_source(scope: &Scope<'_>, name: &str, from: &EnvVarSource) -> Result<Opt
             return if optional { Ok(None) } else { Err(ConfigError::ConfigMap(wanted.name.clone())) };
         };
         let found = map.data.as_ref().and_then(|data| data.get(&wanted.key)).cloned();
-        return if found.is_some() || optional { Ok(found) } else { Err(missing("ConfigMap", &wanted.name, &wanted.key)) };
+        return if found.is_some() || optional {
+            Ok(found)
+        } else {
+            Err(missing("ConfigMap", &wanted.name, &wanted.key))
+        };
     }
     if let Some(wanted) = &from.secret_key_ref {
         let secret = scope.world.view::<Secret>(scope.namespace, &wanted.name);

@@ -133,8 +133,7 @@ impl Start {
         let world = self.body.world();
         let namespace = self.object.meta().namespace.as_deref().unwrap_or_default();
         let hostname = hostname(&spec, &self.object.meta().name);
-        let scope =
-            Scope { pod, namespace, container, world: &world, facts: &facts, hostname: &hostname };
+        let scope = Scope { pod, namespace, container, world: &world, facts: &facts, hostname: &hostname };
         let variables = env::environment(&scope).map_err(|error| Stage::Config.failure(error))?;
         let args = env::argv(container, &file_name, &variables);
         let (mounts, log) = self.prepare_files(&spec, container, &variables).await?;
@@ -179,12 +178,7 @@ impl Start {
         });
         self.tell(container, false, "Started", &format!("Started container {}", container.name));
         Ok(Started {
-            id: identity::container_id(
-                &self.object.meta().uid,
-                &container.name,
-                self.instance,
-                since.as_nanosecond(),
-            ),
+            id: identity::container_id(&self.object.meta().uid, &container.name, self.instance, since.as_nanosecond()),
             image_id: program.digest().to_owned(),
             container: running,
             log,
@@ -197,9 +191,8 @@ impl Start {
     fn refuse_docker(&self, spec: &PodSpec) -> Result<(), StartFailure> {
         match spec.runtime_class_name.as_deref() {
             None | Some("" | "wasm") => Ok(()),
-            Some(class) => Err(Stage::Create.failure(format!(
-                "this node offers only the runtime class \"wasm\"; the pod asks for {class:?}"
-            ))),
+            Some(class) => Err(Stage::Create
+                .failure(format!("this node offers only the runtime class \"wasm\"; the pod asks for {class:?}"))),
         }
     }
 

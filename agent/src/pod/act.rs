@@ -230,16 +230,19 @@ impl Worker {
             let exit = guest.exited().await;
             Done::Exited(slot, id, exit)
         });
-        self.live.insert(slot, Live {
-            id: started.id,
-            image: wanted.image.clone().unwrap_or_default(),
-            guest: started.container,
-            log: started.log,
-            door: started.door,
-            target: target.clone(),
-            probes: Vec::new(),
-            terminated: false,
-        });
+        self.live.insert(
+            slot,
+            Live {
+                id: started.id,
+                image: wanted.image.clone().unwrap_or_default(),
+                guest: started.container,
+                log: started.log,
+                door: started.door,
+                target: target.clone(),
+                probes: Vec::new(),
+                terminated: false,
+            },
+        );
         self.run_post_start(slot, wanted, target);
         match &wanted.startup_probe {
             Some(probe) => self.watch(slot, Kind::Startup, probe),
@@ -248,7 +251,9 @@ impl Worker {
     }
 
     fn run_post_start(&mut self, slot: Slot, container: &Container, target: Arc<Target>) {
-        let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) else { return };
+        let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) else {
+            return;
+        };
         self.jobs.spawn(async move {
             match jobs::run_hook(&hook, &target).await {
                 Ok(()) => Done::Cleaned,
@@ -268,7 +273,8 @@ impl Worker {
     pub(super) fn watch_health(&mut self, slot: Slot) {
         let spec = self.spec.clone();
         let Some(container) = container_spec(&spec, slot) else { return };
-        for (kind, probe) in [(Kind::Readiness, &container.readiness_probe), (Kind::Liveness, &container.liveness_probe)]
+        for (kind, probe) in
+            [(Kind::Readiness, &container.readiness_probe), (Kind::Liveness, &container.liveness_probe)]
         {
             if let Some(probe) = probe {
                 self.watch(slot, kind, probe);

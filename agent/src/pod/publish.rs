@@ -1,8 +1,8 @@
 //! Tells the cluster how the pod is: one write at a time, only when something differs, always on the newest base.
 
+use super::jobs::{self, Done};
 use super::state::{Current, Ground, after};
 use super::status::{Facts, merge, status};
-use super::jobs::{self, Done};
 use super::worker::Worker;
 use ::state::{Event, Expect, Revision, Write};
 use jiff::{SignedDuration, Timestamp};

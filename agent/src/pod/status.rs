@@ -76,9 +76,12 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
 pub fn merge(current: &Value, computed: &PodStatus) -> Option<Value> {
     let Ok(Value::Object(mut new)) = serde_json::to_value(computed) else { return None };
     let old = current.get("status").and_then(Value::as_object).cloned().unwrap_or_default();
-    let foreign = old.get("conditions").and_then(Value::as_array).into_iter().flatten().filter(|condition| {
-        condition["type"].as_str().is_some_and(|type_| !OWN_CONDITIONS.contains(&type_))
-    });
+    let foreign = old
+        .get("conditions")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|condition| condition["type"].as_str().is_some_and(|type_| !OWN_CONDITIONS.contains(&type_)));
     if let Some(conditions) = new.get_mut("conditions").and_then(Value::as_array_mut) {
         conditions.extend(foreign.cloned());
     }
@@ -118,7 +121,9 @@ fn phase(spec: &PodSpec, facts: &Facts<'_>) -> &'static str {
         } else if !state.initialized {
             match (&observed.current, &observed.last) {
                 (Current::Ended(ended), _) if ended.code == 0 => {}
-                (Current::Ended(ended), _) if !restarts(spec, Slot::Init(i), container, ended.code) => init_failed = true,
+                (Current::Ended(ended), _) if !restarts(spec, Slot::Init(i), container, ended.code) => {
+                    init_failed = true
+                }
                 _ => init_pending = true,
             }
         }
@@ -392,5 +397,9 @@ fn ready(spec: &PodSpec, facts: &Facts<'_>, containers: &Draft) -> Draft {
             }
         })
         .collect();
-    if missing.is_empty() { Draft::holds(TYPE) } else { Draft::fails(TYPE, "ReadinessGatesNotReady", missing.join(", ")) }
+    if missing.is_empty() {
+        Draft::holds(TYPE)
+    } else {
+        Draft::fails(TYPE, "ReadinessGatesNotReady", missing.join(", "))
+    }
 }

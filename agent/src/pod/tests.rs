@@ -1,7 +1,7 @@
 //! Tables: a pod and what was observed of it in, steps and status out.
 
 use super::plan::{Desired, Wanted, plan};
-use super::state::{Current, Drain, Ended, Ground, PodState, Running, Slot, Waiting, Retry, Unhealthy};
+use super::state::{Current, Drain, Ended, Ground, PodState, Retry, Running, Slot, Unhealthy, Waiting};
 use super::status::{Facts, merge, status};
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
@@ -97,29 +97,49 @@ containers: [{name: web, image: d}]";
 
 #[test]
 fn a_new_pod_gets_its_ground_first() {
-    check(ONE, Wanted::Run, |state| state.ground = Ground::Missing, &expect![[r#"
+    check(
+        ONE,
+        Wanted::Run,
+        |state| state.ground = Ground::Missing,
+        &expect![[r#"
         LayGround
         Pending not: PodReadyToStartContainers: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web waiting ContainerCreating, restarts 0
-    "#]]);
-    check(ONE, Wanted::Run, |_| {}, &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Run,
+        |_| {},
+        &expect![[r#"
         Start(Main(0))
         Pending not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web waiting ContainerCreating, restarts 0
-    "#]]);
-    check(ONE, Wanted::Run, |state| state.main[0].current = running(99), &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Run,
+        |state| state.main[0].current = running(99),
+        &expect![[r#"
         Running not: 
         web running ready=true started=true, restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_crash_is_restarted_at_once_then_with_growing_delays() {
-    check(ONE, Wanted::Run, |state| state.main[0].current = ended(1, 99), &expect![[r#"
+    check(
+        ONE,
+        Wanted::Run,
+        |state| state.main[0].current = ended(1, 99),
+        &expect![[r#"
         Start(Main(0))
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web terminated Error 1, restarts 0
-    "#]]);
+    "#]],
+    );
     let crashed = |second: i64| {
         move |state: &mut PodState| {
             let container = &mut state.main[0];
@@ -129,143 +149,216 @@ fn a_crash_is_restarted_at_once_then_with_growing_delays() {
             container.current = ended(1, second);
         }
     };
-    check(ONE, Wanted::Run, crashed(99), &expect![[r#"
+    check(
+        ONE,
+        Wanted::Run,
+        crashed(99),
+        &expect![[r#"
         BackOff(Main(0))
         Wake(1970-01-01T00:01:59Z)
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web waiting CrashLoopBackOff (back-off 20s restarting failed container=web pod=p_ns(u)), restarts 2, last 1
-    "#]]);
-    check(ONE, Wanted::Run, crashed(79), &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Run,
+        crashed(79),
+        &expect![[r#"
         Start(Main(0))
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web terminated Error 1, restarts 2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_finished_pod_gives_back_what_it_had() {
-    check(JOB, Wanted::Run, |state| state.main[0].current = ended(0, 99), &expect![[r#"
+    check(
+        JOB,
+        Wanted::Run,
+        |state| state.main[0].current = ended(0, 99),
+        &expect![[r#"
         Settle
         Succeeded not: Ready:PodCompleted ContainersReady:PodCompleted
         job terminated Completed 0, restarts 0
-    "#]]);
-    check(JOB, Wanted::Run, |state| state.main[0].current = ended(3, 99), &expect![[r#"
+    "#]],
+    );
+    check(
+        JOB,
+        Wanted::Run,
+        |state| state.main[0].current = ended(3, 99),
+        &expect![[r#"
         Settle
         Failed not: Ready:PodFailed ContainersReady:PodFailed
         job terminated Error 3, restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn init_containers_come_one_by_one_and_sidecars_stay() {
-    check(STEPS, Wanted::Run, |_| {}, &expect![[r#"
+    check(
+        STEPS,
+        Wanted::Run,
+        |_| {},
+        &expect![[r#"
         Start(Init(0))
         Pending not: Initialized:ContainersNotInitialized Ready:ContainersNotReady ContainersReady:ContainersNotReady
         first waiting PodInitializing, restarts 0
         side waiting PodInitializing, restarts 0
         last waiting PodInitializing, restarts 0
         web waiting PodInitializing, restarts 0
-    "#]]);
-    check(STEPS, Wanted::Run, |state| {
-        state.init[0].current = ended(0, 90);
-        state.init[1].current = running(91);
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        STEPS,
+        Wanted::Run,
+        |state| {
+            state.init[0].current = ended(0, 90);
+            state.init[1].current = running(91);
+        },
+        &expect![[r#"
         Start(Init(2))
         Pending not: Initialized:ContainersNotInitialized Ready:ContainersNotReady ContainersReady:ContainersNotReady
         first terminated Completed 0, restarts 0
         side running ready=true started=true, restarts 0
         last waiting PodInitializing, restarts 0
         web waiting PodInitializing, restarts 0
-    "#]]);
-    check(STEPS, Wanted::Run, |state| {
-        state.initialized = true;
-        state.init[0].current = ended(0, 90);
-        state.init[1].current = ended(1, 99);
-        state.init[2].current = ended(0, 92);
-        state.main[0].current = running(93);
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        STEPS,
+        Wanted::Run,
+        |state| {
+            state.initialized = true;
+            state.init[0].current = ended(0, 90);
+            state.init[1].current = ended(1, 99);
+            state.init[2].current = ended(0, 92);
+            state.main[0].current = running(93);
+        },
+        &expect![[r#"
         Start(Init(1))
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         first terminated Completed 0, restarts 0
         side terminated Error 1, restarts 0
         last terminated Completed 0, restarts 0
         web running ready=true started=true, restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_deletion_drains_then_stops_then_removes() {
     let gone = Wanted::Gone { by: at(130) };
-    check(ONE, gone, |state| state.main[0].current = running(90), &expect![[r#"
+    check(
+        ONE,
+        gone,
+        |state| state.main[0].current = running(90),
+        &expect![[r#"
         Drain
         Wake(1970-01-01T00:02:10Z)
         Running not: 
         web running ready=true started=true, restarts 0
-    "#]]);
-    check(ONE, gone, |state| {
-        state.main[0].current = running(90);
-        state.drain = Drain::Drained;
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        gone,
+        |state| {
+            state.main[0].current = running(90);
+            state.drain = Drain::Drained;
+        },
+        &expect![[r#"
         Stop { slot: Main(0), by: 1970-01-01T00:02:10Z }
         Running not: 
         web running ready=true started=true, restarts 0
-    "#]]);
-    check(ONE, Wanted::Gone { by: at(100) }, |state| {
-        state.main[0].current = running(90);
-        state.main[0].running_mut().unwrap().stopping = Some(at(130));
-        state.drain = Drain::Drained;
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Gone { by: at(100) },
+        |state| {
+            state.main[0].current = running(90);
+            state.main[0].running_mut().unwrap().stopping = Some(at(130));
+            state.drain = Drain::Drained;
+        },
+        &expect![[r#"
         Kill(Main(0))
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web running ready=false started=true, restarts 0
-    "#]]);
-    check(ONE, gone, |state| {
-        state.main[0].current = ended(0, 99);
-        state.settled = true;
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        gone,
+        |state| {
+            state.main[0].current = ended(0, 99);
+            state.settled = true;
+        },
+        &expect![[r#"
         Remove
         Succeeded not: PodReadyToStartContainers: Ready:PodCompleted ContainersReady:PodCompleted
         web terminated Completed 0, restarts 0
-    "#]]);
-    check(ONE, gone, |state| state.main[0].current = Current::Starting {
-        before: Box::new(Current::Waiting(Waiting::turn())),
-    }, &expect![[r#"
+    "#]],
+    );
+    check(
+        ONE,
+        gone,
+        |state| state.main[0].current = Current::Starting { before: Box::new(Current::Waiting(Waiting::turn())) },
+        &expect![[r#"
         Drain
         Wake(1970-01-01T00:02:10Z)
         Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web waiting ContainerCreating, restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn an_ill_container_is_stopped_and_a_late_pod_fails() {
-    check(ONE, Wanted::Run, |state| {
-        state.main[0].current = running(90);
-        let unhealthy = Unhealthy { message: String::new(), grace_seconds: Some(5) };
-        state.main[0].running_mut().unwrap().unhealthy = Some(unhealthy);
-    }, &expect![[r#"
+    check(
+        ONE,
+        Wanted::Run,
+        |state| {
+            state.main[0].current = running(90);
+            let unhealthy = Unhealthy { message: String::new(), grace_seconds: Some(5) };
+            state.main[0].running_mut().unwrap().unhealthy = Some(unhealthy);
+        },
+        &expect![[r#"
         Stop { slot: Main(0), by: 1970-01-01T00:01:45Z }
         Running not: 
         web running ready=true started=true, restarts 0
-    "#]]);
+    "#]],
+    );
     let late = "{activeDeadlineSeconds: 60, containers: [{name: web, image: a}]}";
-    check(late, Wanted::Run, |state| state.main[0].current = running(90), &expect![[r#"
+    check(
+        late,
+        Wanted::Run,
+        |state| state.main[0].current = running(90),
+        &expect![[r#"
         Fail { reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline" }
         Running not: 
         web running ready=true started=true, restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn what_waits_for_a_change_is_left_alone() {
-    check(ONE, Wanted::Run, |state| {
-        let message = "configmap \"settings\" not found".into();
-        let waiting = Waiting { reason: "CreateContainerConfigError", message, retry: Retry::OnChange };
-        state.main[0].current = Current::Waiting(waiting);
-    }, &expect![[r#"
+    check(
+        ONE,
+        Wanted::Run,
+        |state| {
+            let message = "configmap \"settings\" not found".into();
+            let waiting = Waiting { reason: "CreateContainerConfigError", message, retry: Retry::OnChange };
+            state.main[0].current = Current::Waiting(waiting);
+        },
+        &expect![[r#"
         Pending not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
         web waiting CreateContainerConfigError (configmap "settings" not found), restarts 0
-    "#]]);
+    "#]],
+    );
 }
 
 /// A status round trip: what this agent wrote is what the next one starts from.

@@ -173,7 +173,8 @@ fn request(action: &HTTPGetAction, container: &Container, address: IpAddr) -> Re
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         for wanted in action.http_headers.iter().flatten() {
             let name = HeaderName::try_from(&wanted.name).map_err(|_| format!("invalid header {:?}", wanted.name))?;
-            let value = HeaderValue::try_from(&wanted.value).map_err(|_| format!("invalid header {:?}", wanted.name))?;
+            let value =
+                HeaderValue::try_from(&wanted.value).map_err(|_| format!("invalid header {:?}", wanted.name))?;
             headers.insert(name, value);
         }
     }

@@ -10,9 +10,8 @@ use std::path::PathBuf;
 /// Checks, and where asked makes, the path.
 pub fn lay(source: &HostPathVolumeSource) -> Result<PathBuf, VolumeError> {
     let path = PathBuf::from(&source.path);
-    let refuse = |what: &str| {
-        Err(VolumeError::later(format!("hostPath type check failed: {} is not {what}", source.path)))
-    };
+    let refuse =
+        |what: &str| Err(VolumeError::later(format!("hostPath type check failed: {} is not {what}", source.path)));
     let found = fs::metadata(&path).ok();
     let is = |check: fn(&fs::Metadata) -> bool| found.as_ref().is_some_and(check);
     match source.type_.as_deref().unwrap_or_default() {

@@ -95,17 +95,11 @@ fn wants_account(spec: &PodSpec) -> bool {
 /// The cluster's certificate and the namespace. No token: this node has none to give that the API would accept.
 fn account_volume() -> Volume {
     let key = |key: &str| KeyToPath { key: key.into(), path: key.into(), mode: None };
-    let authority = ConfigMapProjection {
-        items: Some(vec![key("ca.crt")]),
-        name: "kube-root-ca.crt".into(),
-        optional: Some(true),
-    };
+    let authority =
+        ConfigMapProjection { items: Some(vec![key("ca.crt")]), name: "kube-root-ca.crt".into(), optional: Some(true) };
     let field = ObjectFieldSelector { api_version: None, field_path: "metadata.namespace".into() };
-    let namespace = DownwardAPIVolumeFile {
-        field_ref: Some(field),
-        path: "namespace".into(),
-        ..DownwardAPIVolumeFile::default()
-    };
+    let namespace =
+        DownwardAPIVolumeFile { field_ref: Some(field), path: "namespace".into(), ..DownwardAPIVolumeFile::default() };
     let sources = vec![
         VolumeProjection { config_map: Some(authority), ..VolumeProjection::default() },
         VolumeProjection {
@@ -124,7 +118,12 @@ fn account_volume() -> Volume {
 ///
 /// # Errors
 /// The first volume that cannot be made, by name.
-pub fn lay(pod_dir: &Path, spec: &PodSpec, source: Source<'_>, now: Timestamp) -> Result<Volumes, (String, VolumeError)> {
+pub fn lay(
+    pod_dir: &Path,
+    spec: &PodSpec,
+    source: Source<'_>,
+    now: Timestamp,
+) -> Result<Volumes, (String, VolumeError)> {
     let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
     let mut volumes = Volumes::new();
     for volume in wanted(spec) {
@@ -136,7 +135,12 @@ pub fn lay(pod_dir: &Path, spec: &PodSpec, source: Source<'_>, now: Timestamp) -
 }
 
 /// Brings the files of those volumes up to date that show objects. Blocking.
-pub fn refresh(pod_dir: &Path, spec: &PodSpec, source: Source<'_>, now: Timestamp) -> Result<(), (String, VolumeError)> {
+pub fn refresh(
+    pod_dir: &Path,
+    spec: &PodSpec,
+    source: Source<'_>,
+    now: Timestamp,
+) -> Result<(), (String, VolumeError)> {
     let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
     for volume in wanted(spec) {
         let shows_objects = plugin(&volume).is_some_and(|plugin| plugin != "empty-dir" && plugin != "host-path");
@@ -158,7 +162,9 @@ fn lay_one(
         return hostpath::lay(host);
     }
     let Some(plugin) = plugin(volume) else {
-        return Err(VolumeError::unsupported("no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes"));
+        return Err(VolumeError::unsupported(
+            "no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes",
+        ));
     };
     let payload = payload::payload(volume, source)?;
     let path = format!("volumes/kubernetes.io~{plugin}/{}", volume.name);

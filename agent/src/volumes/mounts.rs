@@ -27,7 +27,9 @@ pub enum MountError {
         source: io::Error,
     },
     /// A file can only be shown when it can be linked or may be copied.
-    #[error("cannot mount file {path} at {guest}: a Wasm guest sees directories; a writable file must be on the node's own file system")]
+    #[error(
+        "cannot mount file {path} at {guest}: a Wasm guest sees directories; a writable file must be on the node's own file system"
+    )]
     File {
         /// The file.
         path: String,
@@ -108,12 +110,7 @@ fn open(root: &Path, sub_path: &str, read_only: bool) -> io::Result<Opened> {
 
 /// Puts a link to (or, if it may not be written, a copy of) a file under its guest name into a directory that stands for the
 /// guest's parent directory. Returns that guest directory and the one on the node.
-fn show_file(
-    file: &Path,
-    guest: &str,
-    files_dir: &Path,
-    read_only: bool,
-) -> Result<(String, PathBuf), MountError> {
+fn show_file(file: &Path, guest: &str, files_dir: &Path, read_only: bool) -> Result<(String, PathBuf), MountError> {
     let (parent, name) = guest.trim_end_matches('/').rsplit_once('/').unwrap_or(("", guest));
     let parent = if parent.is_empty() { "/" } else { parent };
     let dir = files_dir.join(parent.replace('/', "~"));

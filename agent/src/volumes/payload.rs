@@ -68,12 +68,7 @@ fn projected(payload: &mut Payload, source: Source<'_>, projected: &ProjectedVol
     Ok(())
 }
 
-fn project(
-    payload: &mut Payload,
-    source: Source<'_>,
-    part: &VolumeProjection,
-    mode: u32,
-) -> Result<(), VolumeError> {
+fn project(payload: &mut Payload, source: Source<'_>, part: &VolumeProjection, mode: u32) -> Result<(), VolumeError> {
     if let Some(map) = &part.config_map {
         config_map(payload, source, &map.name, map.items.as_deref(), map.optional, mode)?;
     }
