@@ -12,6 +12,7 @@ mod labels;
 pub mod merge;
 mod meta;
 pub mod names;
+mod numbers;
 pub mod pods;
 pub mod quantity;
 pub mod resource;
@@ -20,6 +21,8 @@ pub mod selector;
 pub mod yaml;
 
 pub use kind::{Column, Kind, by_kind, by_resource};
+pub use kinds::job::claim_pods;
 pub use kinds::kinds;
+pub use numbers::int_or_percent;
 
 pub use resource::Resource;

@@ -1,7 +1,9 @@
-//! Not yet written out.
+//! Leases: heartbeats of nodes, and who leads. They change all the time and are worth nothing after a restart, so they
+//! stay off the disk.
 
-use crate::field::FieldError;
-use crate::{Kind, meta, names};
+use super::cells::{AGE, NAME, column, text};
+use crate::field::{At, FieldError};
+use crate::{Column, Kind, fill, meta, names};
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
@@ -18,15 +20,23 @@ pub(super) const LEASE: Kind = Kind {
     subresources: &[],
     volatile: true,
     counts_generation: false,
-    columns: &[],
+    columns: &[NAME, HOLDER, AGE],
     selectable: &[],
-    default: default_lease,
-    validate: validate_lease,
+    default: fill::prune,
+    validate: validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::coordination::v1::Lease>,
 };
 
-fn default_lease(_: &mut Value) {}
+const HOLDER: Column =
+    column("Holder", "string", "Who holds the lease.", |object, _| text(&object["spec"]["holderIdentity"]).into());
 
-fn validate_lease(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    meta::validate(new, old, names::dns_subdomain)
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = meta::validate(new, old, names::dns_subdomain);
+    let spec = At::root(new).field("spec");
+    let seconds = spec.field("leaseDurationSeconds");
+    if seconds.int().is_some_and(|seconds| seconds <= 0) {
+        errors.push(seconds.invalid("must be greater than 0"));
+    }
+    errors.extend(spec.field("leaseTransitions").non_negative());
+    errors
 }

@@ -1,6 +1,7 @@
 //! The table of kinds: one row each, in files of one group of kinds. Nothing stands here that no controller or agent makes
 //! real.
 
+mod cells;
 mod config;
 mod deployment;
 mod endpoints;

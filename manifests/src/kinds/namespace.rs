@@ -1,7 +1,8 @@
-//! Not yet written out.
+//! Namespaces.
 
+use super::cells::{AGE, NAME, column, text};
 use crate::field::FieldError;
-use crate::{Kind, meta, names};
+use crate::{Kind, fill, meta, names};
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
@@ -18,15 +19,16 @@ pub(super) const NAMESPACE: Kind = Kind {
     subresources: &["status", "finalize"],
     volatile: false,
     counts_generation: false,
-    columns: &[],
+    columns: &[NAME, STATUS, AGE],
     selectable: &["status.phase"],
-    default: default_namespace,
-    validate: validate_namespace,
+    default: fill::prune,
+    validate: validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Namespace>,
 };
 
-fn default_namespace(_: &mut Value) {}
+const STATUS: crate::Column =
+    column("Status", "string", "The status of the namespace", |object, _| text(&object["status"]["phase"]).into());
 
-fn validate_namespace(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    meta::validate(new, old, names::dns_subdomain)
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    meta::validate(new, old, names::dns_label)
 }

@@ -1,7 +1,8 @@
-//! Not yet written out.
+//! RuntimeClasses: which runtime a pod may ask for by name.
 
-use crate::field::FieldError;
-use crate::{Kind, meta, names};
+use super::cells::{AGE, NAME, column, text};
+use crate::field::{At, FieldError, invalid_by};
+use crate::{Column, Kind, fill, meta, names};
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
@@ -18,15 +19,22 @@ pub(super) const RUNTIME_CLASS: Kind = Kind {
     subresources: &[],
     volatile: false,
     counts_generation: false,
-    columns: &[],
+    columns: &[NAME, HANDLER, AGE],
     selectable: &[],
-    default: default_runtime_class,
-    validate: validate_runtime_class,
+    default: fill::prune,
+    validate: validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::node::v1::RuntimeClass>,
 };
 
-fn default_runtime_class(_: &mut Value) {}
+const HANDLER: Column =
+    column("Handler", "string", "What the class stands for on a node.", |object, _| text(&object["handler"]).into());
 
-fn validate_runtime_class(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    meta::validate(new, old, names::dns_subdomain)
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = meta::validate(new, old, names::dns_subdomain);
+    let handler = At::root(new).field("handler");
+    errors.extend(invalid_by(&handler, names::dns_label(handler.text())));
+    if let Some(old) = old {
+        errors.extend(meta::immutable(&handler, &At::root(old).field("handler")));
+    }
+    errors
 }

@@ -1,7 +1,8 @@
-//! Not yet written out.
+//! Service accounts.
 
+use super::cells::{AGE, NAME, column, count};
 use crate::field::FieldError;
-use crate::{Kind, meta, names};
+use crate::{Column, Kind, fill, meta, names};
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
@@ -18,15 +19,15 @@ pub(super) const SERVICE_ACCOUNT: Kind = Kind {
     subresources: &[],
     volatile: false,
     counts_generation: false,
-    columns: &[],
+    columns: &[NAME, SECRETS, AGE],
     selectable: &[],
-    default: default_service_account,
-    validate: validate_service_account,
+    default: fill::prune,
+    validate: validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::ServiceAccount>,
 };
 
-fn default_service_account(_: &mut Value) {}
+const SECRETS: Column = column("Secrets", "string", "Number of secrets.", |object, _| count(&object["secrets"]).into());
 
-fn validate_service_account(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     meta::validate(new, old, names::dns_subdomain)
 }

@@ -234,10 +234,14 @@ fn resources(resources: &At<'_>) -> Vec<FieldError> {
                 let why = "must be a standard resource for containers";
                 errors.push(amount.fault(Fault::Invalid(name.into(), why.into())));
             } else if !is_standard {
-                errors.extend(names::qualified(name).into_iter().map(|why| amount.fault(Fault::Invalid(name.into(), why))));
+                errors.extend(
+                    names::qualified(name).into_iter().map(|why| amount.fault(Fault::Invalid(name.into(), why))),
+                );
             }
             match parsed(&amount) {
-                Some(parsed) if parsed.is_negative() => errors.push(amount.invalid("must be greater than or equal to 0")),
+                Some(parsed) if parsed.is_negative() => {
+                    errors.push(amount.invalid("must be greater than or equal to 0"))
+                }
                 Some(parsed) if !is_standard && !parsed.is_whole() => errors.push(amount.invalid("must be an integer")),
                 Some(_) => {}
                 None => errors.push(amount.invalid(quantity::QuantityError::Format.to_string())),

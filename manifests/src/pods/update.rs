@@ -30,8 +30,13 @@ pub fn validate(new: &At<'_>, old: &At<'_>) -> Vec<FieldError> {
         _ => {}
     }
     let had = before.field("tolerations");
-    if !had.items().all(|toleration| spec.field("tolerations").items().any(|kept| is_same(kept.value, toleration.value))) {
-        errors.push(spec.field("tolerations").forbidden("existing toleration can not be modified except its tolerationSeconds"));
+    if !had
+        .items()
+        .all(|toleration| spec.field("tolerations").items().any(|kept| is_same(kept.value, toleration.value)))
+    {
+        errors.push(
+            spec.field("tolerations").forbidden("existing toleration can not be modified except its tolerationSeconds"),
+        );
     }
     let kept = |spec: &At<'_>| fixed(spec.value, before.field("nodeName").text().is_empty());
     let (after, before) = (kept(&spec), kept(&before));

@@ -181,7 +181,7 @@ mod tests {
         let content: Vec<&String> = patch["requestBody"]["content"].as_object().unwrap().keys().collect();
         expect![[r##"
             {"group":"apps","kind":"Deployment","version":"v1"}
-            {"description":null,"x-kubernetes-patch-strategy":"retainKeys","allOf":[{"$ref":"#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy"}]}
+            {"allOf":[{"$ref":"#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy"}],"description":null,"x-kubernetes-patch-strategy":"retainKeys"}
             "name" "merge" ["name"]
             [String("dryRun"), String("fieldManager"), String("fieldValidation"), String("force"), String("pretty")]
             ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"]
