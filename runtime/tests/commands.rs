@@ -1,5 +1,7 @@
 //! Commands: how they end, what they see, what they may use.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! HTTP components: answers, streams, failures, bounds.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::convert::Infallible;

@@ -1,5 +1,7 @@
 //! Loading: what is a program and what is not, and compiled code kept on disk.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

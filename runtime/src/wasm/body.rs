@@ -16,7 +16,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::http::Guest;
-use super::outgoing::to_body;
 use crate::spec::{Body, BoxError};
 
 /// A body whose guest has ended: what it wrote is there already. A single piece gets a known length, so that it needs

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wasmtime::{Engine, InstancePre, Trap};
+use wasmtime::{Engine, InstancePre, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::account::{Account, MemoryExceeded, Metered};
@@ -145,8 +145,12 @@ impl Failure {
             return Failure { end, kind: FailureKind::Memory, log };
         }
         let message = error.root_cause().to_string();
+        // Only the guest's frames: the long form of the error may carry the host's as well.
+        let log = match error.downcast_ref::<WasmBacktrace>() {
+            Some(frames) => format!("Error: {message}\nwasm backtrace:\n{frames}\n"),
+            None => format!("Error: {message}\n"),
+        };
         let end = End { code: TRAPPED, reason: ExitReason::Error, message };
-        // The long form names the functions of the backtrace.
-        Failure { end, kind: FailureKind::Trapped, log: Some(format!("Error: {error:?}\n")) }
+        Failure { end, kind: FailureKind::Trapped, log: Some(log) }
     }
 }

@@ -124,7 +124,8 @@ impl Container {
     pub fn kill(&self) {
         self.0.stopping.store(true, SeqCst);
         self.0.killed.cancel();
-        if self.0.server.is_some() {
+        if let Some(server) = &self.0.server {
+            server.forget();
             self.0.ended(End::killed());
         }
     }

@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::account::{Account, MemoryShare};
 use super::outgoing::Outgoing;
+use super::sockets;
 use super::stdio::Output;
 use crate::spec::{ContainerSpec, LogSink, Mount, Network, StartError};
 
@@ -106,12 +107,12 @@ impl WasiHttpView for Host {
 pub(super) fn component_store(engine: &Engine, sandbox: &Arc<Sandbox>, account: &Arc<Account>) -> Store<Host> {
     let mut table = ResourceTable::new();
     table.set_max_capacity(TABLE_ENTRIES_MAX);
+    let pod = sandbox.network.address();
     let wasi = sandbox
         .context()
         .allow_tcp(true)
         .allow_udp(true)
-        // Every address has passed our own functions before it comes here; see `sockets`.
-        .socket_addr_check(|_, _| Box::pin(std::future::ready(true)))
+        .socket_addr_check(move |address, act| Box::pin(std::future::ready(sockets::is_allowed(address, act, pod))))
         .build();
     let host = Host {
         wasi,

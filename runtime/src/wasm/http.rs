@@ -97,6 +97,11 @@ impl Server {
     pub(super) async fn drained(&self) {
         // Never closed, so this only waits.
         let _ = self.0.permits.acquire_many(self.0.requests_max as u32).await;
+        self.forget();
+    }
+
+    /// Drops the instances kept for later requests.
+    pub(super) fn forget(&self) {
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

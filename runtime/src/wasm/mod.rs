@@ -38,7 +38,9 @@ pub struct WasmConfig {
     pub cache_dir: PathBuf,
     /// The threads that run commands. HTTP guests run where [`Container::handle`] is awaited.
     pub commands: tokio::runtime::Handle,
-    /// Live instances on the node. Each takes [`WasmConfig::instance_memory_bytes_max`] of address space (not memory).
+    /// Live instances on the node: running commands and requests; an idle HTTP component has none. Each takes
+    /// [`WasmConfig::instance_memory_bytes_max`] of address space, and a thousand of them 0.4 MB and 2 ms when the
+    /// engine is made. 10,000 of 4 GiB fit; beyond that comes the kernel's bound on mappings, about six each.
     pub instances_max: u32,
     /// Bytes of one linear memory, whatever a container's own limit is.
     pub instance_memory_bytes_max: usize,
@@ -64,7 +66,7 @@ impl WasmConfig {
         WasmConfig {
             cache_dir,
             commands,
-            instances_max: 10_000,
+            instances_max: 4096,
             instance_memory_bytes_max: 4 << 30,
             p3: false,
             wasm_bytes_max: 256 << 20,

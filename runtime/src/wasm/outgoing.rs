@@ -19,7 +19,7 @@ impl WasiHttpHooks for Outgoing {
     fn send_request(&mut self, request: Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Answer {
         let network = self.0.clone();
         Box::new(async move {
-            let request = request.map(|body| to_body(body));
+            let request = request.map(to_body);
             let sent = network.request(request);
             // One bound for the way to the first byte: connecting is part of it where there is a connection at all.
             let patience = options.as_ref().and_then(|options| {
@@ -37,7 +37,7 @@ impl WasiHttpHooks for Outgoing {
 }
 
 /// A guest's body, for the rest of the house.
-pub(super) fn to_body(body: WasiBody) -> Body {
+fn to_body(body: WasiBody) -> Body {
     body.map_err(|error| Box::new(error) as BoxError).boxed_unsync()
 }
 

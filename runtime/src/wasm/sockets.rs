@@ -2,6 +2,9 @@
 //!
 //! Only the functions that carry an address are redefined; each edits the address and calls the original. A guest can
 //! bind nothing but its pod's address, so pods cannot take each other's ports or the node's.
+//!
+//! Deliberately absent: the same for preview 3. Its sockets only pass [`is_allowed`], so they have to name the pod's
+//! address themselves and reach no virtual one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,7 +16,7 @@ use wasmtime_wasi::p2::bindings::sockets::udp::{
     HostOutgoingDatagramStream, HostUdpSocket, OutgoingDatagram, OutgoingDatagramStream,
 };
 use wasmtime_wasi::p2::{Network as NetworkResource, SocketResult, TcpSocket, UdpSocket};
-use wasmtime_wasi::sockets::WasiSocketsView;
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView};
 
 use super::host::Host;
 use super::linkers::P2;
@@ -137,6 +140,18 @@ fn pod_address(wanted: SocketAddr, pod: IpAddr) -> SocketAddr {
     }
 }
 
+/// The last word on every address a socket uses, edited before or not.
+pub(super) fn is_allowed(address: SocketAddr, act: SocketAddrUse, pod: IpAddr) -> bool {
+    let (own, open) = (address.ip() == pod, address.ip().is_unspecified());
+    match act {
+        // The kernel's choice for a socket that only connects or sends.
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => own || (open && address.port() == 0),
+        SocketAddrUse::TcpListen => own,
+        SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => own || !(open || is_localhost(address.ip())),
+        SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
+    }
+}
+
 /// Exactly localhost: the rest of 127.0.0.0/8 may be other pods.
 fn is_localhost(address: IpAddr) -> bool {
     address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST
@@ -161,6 +176,19 @@ mod tests {
         }
         assert_eq!(bind("0.0.0.0:0", Protocol::Udp), Ok("0.0.0.0:0".to_owned()));
         assert_eq!(bind("0.0.0.0:0", Protocol::Tcp), Ok("10.42.0.7:0".to_owned()));
+    }
+
+    #[test]
+    fn what_was_not_edited_cannot_leave_the_pod() {
+        let pod: IpAddr = "10.42.0.7".parse().unwrap();
+        let allowed = |address: &str, act| is_allowed(address.parse().unwrap(), act, pod);
+        assert!(allowed("10.42.0.7:80", SocketAddrUse::TcpBind));
+        assert!(!allowed("0.0.0.0:80", SocketAddrUse::TcpBind));
+        assert!(!allowed("0.0.0.0:32768", SocketAddrUse::TcpListen));
+        assert!(!allowed("0.0.0.0:53", SocketAddrUse::UdpBind));
+        assert!(!allowed("127.0.0.1:6443", SocketAddrUse::TcpConnect));
+        assert!(!allowed("[::1]:6443", SocketAddrUse::UdpSend));
+        assert!(allowed("192.0.2.1:443", SocketAddrUse::TcpConnect));
     }
 
     #[test]
