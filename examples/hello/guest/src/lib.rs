@@ -48,7 +48,8 @@ fn answer(out: ResponseOutparam, status: u16, text: &str) {
 /// Sends the request's body back as it arrives, without holding more than a chunk of it.
 fn echo(request: &IncomingRequest, out: ResponseOutparam) {
     let kind = request.headers().get("content-type").into_iter().next();
-    let kind = kind.and_then(|value| String::from_utf8(value).ok()).unwrap_or_else(|| "application/octet-stream".into());
+    let kind =
+        kind.and_then(|value| String::from_utf8(value).ok()).unwrap_or_else(|| "application/octet-stream".into());
     let Ok(incoming) = request.consume() else { return answer(out, 500, "the body is gone\n") };
     let body = start(out, 200, &kind);
     if copy(&incoming, &body).is_ok() {
