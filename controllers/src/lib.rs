@@ -21,6 +21,8 @@ pub mod podgc;
 mod pods;
 pub mod replicaset;
 pub mod serviceaccount;
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 use state::{Event, Key, Stamp, World, Write};

@@ -24,8 +24,10 @@ impl Controller for Namespaces {
         if key.is::<Namespace>() {
             return if event.object.is_deleting() { vec![key.clone()] } else { Vec::new() };
         }
-        // what comes or goes in a namespace that is going
-        if key.namespace.is_empty() || event.change == Change::Modified {
+        // what comes, goes, or is let go in a namespace that is going
+        let finalizers = |object: &Object| object.meta().finalizers.clone();
+        let same = event.previous.as_ref().is_some_and(|before| finalizers(before) == finalizers(&event.object));
+        if key.namespace.is_empty() || (event.change == Change::Modified && same) {
             return Vec::new();
         }
         let namespace = Key::of::<Namespace>("", &key.namespace);

@@ -291,3 +291,108 @@ fn restarts(pod: &Object) -> i32 {
     let containers = status.and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().map(|container| container.restart_count).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::Sandbox;
+    use expect_test::expect;
+    use serde_json::json;
+
+    fn set(replicas: u32) -> String {
+        format!(
+            "{{apiVersion: apps/v1, kind: ReplicaSet, metadata: {{name: r, namespace: default}}, spec: {{replicas: {replicas},
+            selector: {{matchLabels: {{app: r}}}}, template: {{metadata: {{labels: {{app: r}}}}, spec: {{containers: [{{name: a}}]}}}}}}}}"
+        )
+    }
+
+    fn sandbox(replicas: u32) -> Sandbox {
+        let mut sandbox = Sandbox::new(vec![Box::new(ReplicaSets)]);
+        sandbox.apply(&set(replicas));
+        sandbox
+    }
+
+    fn key() -> Key {
+        Key::of::<ReplicaSet>("default", "r")
+    }
+
+    fn pod(name: &str, spec: &str, status: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: r}}}}, spec: {spec}, status: {status}}}"
+        )
+    }
+
+    #[test]
+    fn those_that_lose_least_are_deleted_first() {
+        let mut sandbox = Sandbox::new(vec![Box::new(ReplicaSets)]);
+        let ready = |at: &str| {
+            format!("{{phase: Running, conditions: [{{type: Ready, status: 'True', lastTransitionTime: '{at}'}}]}}")
+        };
+        let (early, late) = (ready("2026-01-01T00:00:00Z"), ready("2026-01-01T00:01:00Z"));
+        sandbox
+            .apply(&pod("f-ready-early", "{nodeName: n1}", &early))
+            .apply(&pod("e-ready-late", "{nodeName: n1}", &late))
+            .apply(&pod("d-crowded", "{nodeName: n2}", &early))
+            .apply(&pod("d-crowding", "{nodeName: n2}", &early))
+            .apply(&pod("d-crowder", "{nodeName: n2}", &early))
+            .apply(&pod("c-not-ready", "{nodeName: n1}", "{phase: Running}"))
+            .apply(&pod("b-pending", "{nodeName: n1}", "{phase: Pending}"))
+            .apply(&pod("a-unassigned", "{}", "{phase: Pending}"));
+        let mut order = Vec::new();
+        sandbox.apply(&set(8)).settle();
+        for replicas in (0..8).rev() {
+            sandbox.told();
+            sandbox.edit(&key(), |value| value["spec"]["replicas"] = replicas.into()).settle();
+            order.extend(sandbox.told());
+        }
+        expect![[r#"
+            SuccessfulDelete: Deleted pod: a-unassigned
+            SuccessfulDelete: Deleted pod: b-pending
+            SuccessfulDelete: Deleted pod: c-not-ready
+            SuccessfulDelete: Deleted pod: d-crowded
+            SuccessfulDelete: Deleted pod: e-ready-late
+            SuccessfulDelete: Deleted pod: d-crowder
+            SuccessfulDelete: Deleted pod: d-crowding
+            SuccessfulDelete: Deleted pod: f-ready-early
+        "#]]
+        .assert_eq(&(order.join("\n") + "\n"));
+    }
+
+    #[test]
+    fn pods_are_adopted_released_and_replaced() {
+        let mut sandbox = sandbox(2);
+        sandbox.apply(&pod("stray", "{nodeName: n}", "{phase: Running}")).settle();
+        let names = |sandbox: &Sandbox| -> usize {
+            let set = sandbox.world.get(&key()).unwrap().clone();
+            ownership::children::<Pod>(&sandbox.world, &set).len()
+        };
+        assert_eq!((names(&sandbox), sandbox.values::<Pod>().len()), (2, 2));
+        // a pod that stops matching is let go and replaced; a later stray is one too many
+        sandbox
+            .edit(&Key::of::<Pod>("default", "stray"), |pod| pod["metadata"]["labels"] = json!({"app": "x"}))
+            .settle();
+        assert_eq!((names(&sandbox), sandbox.values::<Pod>().len()), (2, 3));
+        sandbox.apply(&pod("late", "{}", "{phase: Pending}")).settle();
+        assert_eq!((names(&sandbox), sandbox.values::<Pod>().len()), (2, 3));
+        // one that has ended is kept and replaced
+        let first = sandbox.world.all::<Pod>(None).find(|pod| pod.controller().is_some()).unwrap().key().clone();
+        sandbox.edit(&first, |pod| pod["status"]["phase"] = "Failed".into()).settle();
+        assert_eq!((names(&sandbox), sandbox.values::<Pod>().len()), (3, 4));
+    }
+
+    #[test]
+    fn a_pod_that_may_not_be_made_is_told_once_and_tried_again() {
+        let mut sandbox = sandbox(1);
+        sandbox.edit(&key(), |value| value["spec"]["template"]["spec"]["serviceAccountName"] = "robot".into()).settle();
+        sandbox.pass(5).pass(5);
+        let told = sandbox.told();
+        let condition = sandbox.world.get(&key()).unwrap().value()["status"]["conditions"][0].clone();
+        expect![[r#"
+            FailedCreate: Error creating: pods "r-" is forbidden: error looking up service account default/robot: serviceaccount "robot" not found
+            "pods \"r-\" is forbidden: error looking up service account default/robot: serviceaccount \"robot\" not found"
+        "#]].assert_eq(&format!("{}\n{}\n", told.join("\n"), condition["message"]));
+        sandbox.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: robot, namespace: default}}").pass(5);
+        assert_eq!(sandbox.values::<Pod>().len(), 1);
+        assert!(sandbox.world.get(&key()).unwrap().value()["status"]["conditions"].is_null());
+    }
+}
