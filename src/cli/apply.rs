@@ -39,6 +39,9 @@ pub struct ApplyArgs {
     /// Name of the manager used to track field ownership
     #[arg(long, default_value = MANAGER)]
     field_manager: String,
+    /// Selector (label query) to filter the files' objects on
+    #[arg(short = 'l', long)]
+    selector: Option<String>,
     /// Delete and create anew what cannot be patched
     #[arg(long)]
     force: bool,
@@ -93,7 +96,10 @@ pub async fn run(session: &Session, mut args: ApplyArgs) -> Result<()> {
         return fail("must specify one of -f and -k");
     }
     let mut printer = Printer::new(args.output.format(false)?, &args.output);
-    let (targets, mut failures) = session.file_targets(&args.files).await?;
+    let (mut targets, mut failures) = session.file_targets(&args.files).await?;
+    if let Some(selector) = &args.selector {
+        keep_selected(&mut targets, selector)?;
+    }
     if targets.is_empty() && failures.is_empty() {
         return fail("no objects passed to apply");
     }
@@ -115,6 +121,18 @@ pub async fn run(session: &Session, mut args: ApplyArgs) -> Result<()> {
         printer.print(&object, "")?;
     }
     all_of(failures)
+}
+
+/// `-l`: only the manifests with these labels.
+fn keep_selected(targets: &mut Vec<Target>, selector: &str) -> Result<()> {
+    let selector = manifests::selector::LabelSelector::parse(selector)
+        .map_err(|error| Failure::Text(format!("unable to parse selector {selector:?}: {error}")))?;
+    targets.retain(|target| {
+        let labels = target.manifest.as_ref().map(|manifest| manifest.object["metadata"]["labels"].clone());
+        let labels = labels.and_then(|labels| serde_json::from_value(labels).ok()).unwrap_or_default();
+        selector.matches(&labels)
+    });
+    Ok(())
 }
 
 /// Creates or patches one object; tells what it is now and what was done.

@@ -3,6 +3,7 @@
 //! Everything here talks to an API server over HTTPS as any other client would, with a kubeconfig; nothing here knows
 //! whether the server is ours. Deliberately absent: the verbs that run a cluster (`server`, `agent`, `up`).
 
+pub mod embedded;
 pub mod failure;
 
 mod about;
@@ -40,10 +41,11 @@ mod set;
 mod wait;
 mod words;
 
+pub use files::FileArgs;
+pub use session::{Session, Target};
+
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-use session::Session;
 
 /// Flags that every client verb takes, before or after the verb.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -299,12 +301,25 @@ pub fn as_kubectl(command: clap::Command) -> clap::Command {
 
 /// What a command line that makes no sense gets: kubectl's text and exit code. Help and version go to stdout as ever.
 pub fn usage_error(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    use clap::error::{ContextKind, ErrorKind};
+    let named = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    match error.kind() {
         // Nobody is left to tell when stdout is gone.
-        drop(error.print());
-        return ExitCode::SUCCESS;
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            drop(error.print());
+            return ExitCode::SUCCESS;
+        }
+        ErrorKind::UnknownArgument if named(ContextKind::InvalidArg).starts_with('-') => {
+            let flag = named(ContextKind::InvalidArg);
+            let usage = named(ContextKind::Usage);
+            let words: Vec<&str> = usage.trim_start_matches("Usage:").split_whitespace().collect();
+            let command: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
+            eprintln!("error: unknown flag: {flag}\nSee '{} --help' for usage.", command.join(" "));
+        }
+        ErrorKind::InvalidSubcommand => {
+            eprintln!("error: unknown command {:?} for \"coracle\"", named(ContextKind::InvalidSubcommand));
+        }
+        _ => drop(error.print()),
     }
-    drop(error.print());
     ExitCode::from(1)
 }
