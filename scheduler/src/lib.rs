@@ -90,14 +90,14 @@ impl Scheduler {
     /// Folds an event in and says which pods should be asked about (again). `world` contains the event. Events come in
     /// the order of their revisions, or, after a start or a gap, as every object of the world once.
     pub fn wakes(&mut self, event: &Event, world: &World) -> Vec<Key> {
-        if event.revision > self.revision {
-            self.capacity.fold(event);
-            self.revision = event.revision;
-        } else if world.revision() > self.revision {
-            // an old object is shown again: events were missed
+        if event.revision <= self.revision && world.revision() > self.revision {
+            // objects are shown again: events were missed
             self.capacity.rebuild(world);
             self.revision = world.revision();
         }
+        // an object that is shown again is as it is now, so folding it in twice is folding it in once
+        self.capacity.fold(event);
+        self.revision = self.revision.max(event.revision);
         if event.key().is::<Pod>() {
             self.pod_changed(event)
         } else if event.key().is::<Node>() {

@@ -60,11 +60,36 @@ fn check(spec: &str, expected: Expect) {
 #[test]
 fn each_filter_refuses_in_its_words() {
     check("{containers: [{name: a}]}", expect!["a"]);
-    check("{containers: [{name: a, resources: {requests: {cpu: 500m}}}]}", expect!["0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."]);
-    check("{containers: [{name: a, resources: {requests: {cpu: '5', memory: 8Gi}}}]}", expect!["0/3 nodes are available: 1 Insufficient cpu, 1 Insufficient memory, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."]);
-    check("{containers: [{name: a, resources: {requests: {example.com/gpu: 1}}}]}", expect!["0/3 nodes are available: 1 Insufficient example.com/gpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."]);
-    check("{containers: [{name: a, ports: [{containerPort: 80, hostPort: 80}]}]}", expect!["0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."]);
-    check("{nodeSelector: {disk: ssd}, containers: [{name: a}]}", expect!["0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."]);
+    check(
+        "{containers: [{name: a, resources: {requests: {cpu: 500m}}}]}",
+        expect![
+            "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
+        ],
+    );
+    check(
+        "{containers: [{name: a, resources: {requests: {cpu: '5', memory: 8Gi}}}]}",
+        expect![
+            "0/3 nodes are available: 1 Insufficient cpu, 1 Insufficient memory, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        ],
+    );
+    check(
+        "{containers: [{name: a, resources: {requests: {example.com/gpu: 1}}}]}",
+        expect![
+            "0/3 nodes are available: 1 Insufficient example.com/gpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        ],
+    );
+    check(
+        "{containers: [{name: a, ports: [{containerPort: 80, hostPort: 80}]}]}",
+        expect![
+            "0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling."
+        ],
+    );
+    check(
+        "{nodeSelector: {disk: ssd}, containers: [{name: a}]}",
+        expect![
+            "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        ],
+    );
     check(
         "{nodeSelector: {disk: ssd}, tolerations: [{key: dedicated, operator: Exists}], containers: [{name: a}]}",
         expect!["b"],
@@ -76,7 +101,9 @@ fn each_filter_refuses_in_its_words() {
     check(
         "{affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: \
          [{key: zone, operator: In, values: [y]}]}]}}}, containers: [{name: a}]}",
-        expect!["0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."],
+        expect![
+            "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        ],
     );
 }
 
@@ -89,7 +116,12 @@ fn neighbours_and_spread_decide() {
     let apart = beside.replace("kubernetes.io/hostname", "zone");
     check(&format!("{{affinity: {{podAntiAffinity: {{{apart}}}}}, {every}}}"), expect!["c"]);
     let nobody = beside.replace("app: web", "app: db");
-    check(&format!("{{affinity: {{podAffinity: {{{nobody}}}}}, {every}}}"), expect!["0/3 nodes are available: 3 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."]);
+    check(
+        &format!("{{affinity: {{podAffinity: {{{nobody}}}}}, {every}}}"),
+        expect![
+            "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        ],
+    );
     let spread = "topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, \
                   labelSelector: {matchLabels: {app: web}}}]";
     check(&format!("{{{spread}, {every}}}"), expect!["c"]);

@@ -186,3 +186,37 @@ fn add_toleration(spec: &mut Map<String, Value>, toleration: Value) {
 fn text(spec: &Map<String, Value>, field: &str) -> Option<String> {
     spec.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Object, Revision};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_pod_is_completed_once_and_for_all() {
+        let mut world = World::default();
+        let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "docker"},
+            "handler": "docker", "scheduling": {"nodeSelector": {"runtime": "docker"}}});
+        let class = Object::encode(manifests::Resource::of::<RuntimeClass>(), Revision(1), class).unwrap();
+        world.put(Arc::new(class));
+        let resources = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}});
+        let mut value = json!({"spec": {"runtimeClassName": "docker", "containers": [{"resources": resources}]}});
+        pod(&mut value, "shop", &world).unwrap();
+        let once = value.clone();
+        pod(&mut value, "shop", &world).unwrap();
+        assert_eq!(value, once);
+        assert_eq!(value["status"], json!({"phase": "Pending", "qosClass": "Guaranteed"}));
+        assert_eq!(value["spec"]["nodeSelector"], json!({"runtime": "docker"}));
+        assert_eq!(value["spec"]["tolerations"].as_array().unwrap().len(), 2);
+        assert_eq!((&value["spec"]["serviceAccountName"], &value["spec"]["priority"]), (&json!("default"), &json!(0)));
+        value["spec"]["nodeSelector"]["runtime"] = "wasm".into();
+        assert!(matches!(pod(&mut value, "shop", &world), Err(Forbidden::NodeSelector { .. })));
+        let mut robot = json!({"spec": {"serviceAccountName": "robot"}});
+        let refused = pod(&mut robot, "shop", &world).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "error looking up service account shop/robot: serviceaccount \"robot\" not found"
+        );
+    }
+}

@@ -111,3 +111,45 @@ fn first(about: &Object, note: &Note<'_>, namespace: &str, name: &str, stamp: &S
 pub fn fnv1a_64(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identities, Revision};
+    use std::sync::Arc;
+
+    struct Same;
+
+    impl Identities for Same {
+        fn next(&mut self) -> u64 {
+            7
+        }
+    }
+
+    #[test]
+    fn the_same_said_again_is_counted() {
+        let mut identities = Same;
+        let mut stamp = Stamp { now: "2026-01-01T00:00:00.5Z".parse().unwrap(), identities: &mut identities };
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "shop", "uid": "u"}});
+        let pod = Object::encode(manifests::Resource::of::<v1::Pod>(), Revision(1), pod).unwrap();
+        let mut world = World::default();
+        let note =
+            Note { field_path: Some("spec.containers{a}"), ..Note::warning("kubelet", "BackOff", "again and again") };
+        let first = event(&world, &mut stamp, &pod, &note);
+        let object = Object::encode(first.key.resource.clone(), Revision(2), first.value.unwrap()).unwrap();
+        world.put(Arc::new(object));
+        stamp.now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let second = event(&world, &mut stamp, &pod, &note);
+        assert_eq!(second.key, first.key);
+        let value = second.value.unwrap();
+        assert_eq!((&value["count"], &value["type"]), (&json!(2), &json!("Warning")));
+        assert_eq!(
+            (&value["firstTimestamp"], &value["lastTimestamp"]),
+            (&json!("2026-01-01T00:00:00Z"), &json!("2026-01-01T00:01:00Z"))
+        );
+        assert_eq!(value["involvedObject"]["fieldPath"], "spec.containers{a}");
+        let other = event(&world, &mut stamp, &pod, &Note::normal("kubelet", "Started", "x"));
+        assert_ne!(other.key, first.key);
+    }
+}
