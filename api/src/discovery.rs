@@ -3,7 +3,8 @@
 
 use crate::body::{self, Answer};
 use crate::front::Api;
-use crate::negotiate::accepted;
+use crate::negotiate::{MediaRange, accepted};
+use crate::openapi_v2;
 use crate::query::Query;
 use crate::reviews::{REVIEWS, Review};
 use crate::status::Status;
@@ -55,6 +56,7 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap, query: &Query) -> Resu
             value
         }
         ["apis", group, version] => resources(group, version).ok_or_else(Status::no_such_path)?,
+        ["openapi", "v2"] => return openapi_v2(&api.config.git_version, headers),
         ["openapi", "v3"] => openapi_index(&api.config.git_version),
         ["openapi", "v3", rest @ ..] => return openapi(api, rest, headers, query),
         [""] | [] => json!({"paths": paths()}),
@@ -309,6 +311,17 @@ fn openapi_path(group: &str, version: &str) -> String {
 /// Groups and versions that have a schema: those of stored kinds.
 fn schemas() -> BTreeMap<String, (&'static str, &'static str)> {
     manifests::kinds().iter().map(|kind| (openapi_path(kind.group, kind.version), (kind.group, kind.version))).collect()
+}
+
+/// OpenAPI v2, in the one form there is.
+fn openapi_v2(git_version: &str, headers: &HeaderMap) -> Result<Answer, Status> {
+    let is_taken = |range: &MediaRange<'_>| {
+        matches!(range.media_type, openapi_v2::ACCEPTED | openapi_v2::CONTENT_TYPE | "*/*" | "application/*")
+    };
+    if !accepted(headers).iter().any(is_taken) {
+        return Err(Status::not_acceptable(openapi_v2::ACCEPTED));
+    }
+    Ok(body::answer(200, openapi_v2::CONTENT_TYPE, body::full(openapi_v2::document(git_version))))
 }
 
 fn openapi_index(git_version: &str) -> Value {

@@ -31,6 +31,7 @@ mod services;
 mod verbs;
 
 mod discovery;
+mod openapi_v2;
 mod pods;
 mod reviews;
 mod scale;

@@ -321,3 +321,42 @@ impl<'b> Reader<'b> {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    /// What kubectl 1.33 sends for `create deployment web --image=nginx:1.27 --port=80 --replicas=0`.
+    const DEPLOYMENT: &str = "azhzAAoVCgdhcHBzL3YxEgpEZXBsb3ltZW50Er0BCh8KA3dlYhIAGgAiACoAMgA4AEIAWgoKA2FwcBIDd2ViEosBCAASDAoKCgNhcHASA3dlYhpxChwKABIAGgAiACoAMgA4AEIAWgoKA2FwcBIDd2ViElESMwoFbmdpbngSCm5naW54OjEuMjcqADIKCgAQABhQIgAqAEIAagByAIABAIgBAJABAKIBABoAMgBCAEoAUgBYAGAAaACCAQCKAQCaAQDCAQAiAgoAKAA4ABoMCAAQABgAIAAoADgAGgAiAA==";
+
+    #[test]
+    fn reads_what_kubectl_sends() {
+        let object = decode(&STANDARD.decode(DEPLOYMENT).expect("base64")).expect("protobuf");
+        let labels = json!({"app": "web"});
+        let container =
+            json!({"name": "nginx", "image": "nginx:1.27", "ports": [{"containerPort": 80}], "resources": {}});
+        assert_eq!(object["apiVersion"], "apps/v1");
+        assert_eq!(object["metadata"], json!({"name": "web", "labels": labels}));
+        assert_eq!(object["spec"]["replicas"], 0, "a pointer to zero is zero");
+        assert_eq!(object["spec"].get("minReadySeconds"), None, "a zero that is no pointer is nothing");
+        assert_eq!(object["spec"]["selector"], json!({"matchLabels": labels}));
+        assert_eq!(object["spec"]["template"]["spec"]["containers"], json!([container]));
+    }
+
+    #[test]
+    fn no_bytes_do_harm() {
+        let whole = STANDARD.decode(DEPLOYMENT).expect("base64");
+        for end in 0..whole.len() {
+            // some prefixes are messages of their own: what counts is that each is answered
+            let _ = decode(&whole[..end]);
+        }
+        for at in 4..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] ^= 0xff;
+            let _ = decode(&broken);
+        }
+        assert_eq!(decode(b"{}"), Err(ProtobufError::Magic));
+    }
+}
