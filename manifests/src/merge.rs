@@ -20,7 +20,7 @@ pub(crate) type Row = (&'static str, &'static str, &'static str, &'static str);
 /// The rule of a kind's field at a path of field names, list indices and map keys left out:
 /// `["spec", "template", "spec", "containers"]`. The default rule where the schema knows no such field.
 pub fn rule(kind: &Kind, path: &[&str]) -> Rule {
-    schema::owner(kind, path).map_or_else(Rule::default, |(owner, field)| of(&owner, field))
+    schema::owner(kind, path).map_or_else(Rule::default, |(owner, field)| of(owner, field))
 }
 
 /// The rule of a field of a type, by the type's full schema name.

@@ -6,8 +6,6 @@ use serde_json::Value;
 
 /// All annotations of an object together: Kubernetes' bound.
 const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
-/// What Kubernetes adds to a generated name.
-const GENERATED_BYTES: usize = 5;
 /// Finalizers that need no qualified name.
 const PLAIN_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
@@ -39,11 +37,9 @@ pub fn validate(new: &Value, old: Option<&Value>, name: fn(&str) -> Vec<String>)
     errors
 }
 
-/// A generated name is checked without what a dash at its end would be followed by.
+/// A dash at the end of a prefix is followed by something, so it is checked as if it were a letter.
 fn masked(prefix: &str) -> String {
-    let cut = prefix.char_indices().map(|(at, _)| at).filter(|at| *at <= 63 - GENERATED_BYTES).last().unwrap_or(0);
-    let prefix = if prefix.len() > 63 - GENERATED_BYTES { &prefix[..cut] } else { prefix };
-    if prefix.ends_with('-') { format!("{}a", &prefix[..prefix.len() - 1]) } else { prefix.to_owned() }
+    prefix.strip_suffix('-').map_or_else(|| prefix.to_owned(), |start| format!("{start}a"))
 }
 
 /// What is wrong with labels.

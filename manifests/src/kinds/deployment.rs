@@ -21,8 +21,8 @@ pub(super) const DEPLOYMENT: Kind = Kind {
     counts_generation: true,
     columns: &[NAME, READY, UP_TO_DATE, AVAILABLE, AGE, CONTAINERS, IMAGES, SELECTOR],
     selectable: &[],
-    default: default,
-    validate: validate,
+    default,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::apps::v1::Deployment>,
 };
 

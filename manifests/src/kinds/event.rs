@@ -35,7 +35,7 @@ pub(super) const EVENT: Kind = Kind {
         "type",
     ],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Event>,
 };
 

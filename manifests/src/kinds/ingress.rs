@@ -42,7 +42,7 @@ pub(super) const INGRESS: Kind = Kind {
     columns: &[NAME, CLASS, HOSTS, ADDRESS, PORTS, AGE],
     selectable: &[],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::networking::v1::Ingress>,
 };
 

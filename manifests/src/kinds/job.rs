@@ -22,8 +22,8 @@ pub(super) const JOB: Kind = Kind {
     counts_generation: true,
     columns: &[NAME, STATUS, COMPLETIONS, DURATION, AGE, CONTAINERS, IMAGES, SELECTOR],
     selectable: &["status.successful"],
-    default: default,
-    validate: validate,
+    default,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::batch::v1::Job>,
 };
 

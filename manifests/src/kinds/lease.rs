@@ -23,7 +23,7 @@ pub(super) const LEASE: Kind = Kind {
     columns: &[NAME, HOLDER, AGE],
     selectable: &[],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::coordination::v1::Lease>,
 };
 

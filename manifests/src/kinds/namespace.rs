@@ -22,7 +22,7 @@ pub(super) const NAMESPACE: Kind = Kind {
     columns: &[NAME, STATUS, AGE],
     selectable: &["status.phase"],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Namespace>,
 };
 

@@ -32,8 +32,8 @@ pub(super) const NODE: Kind = Kind {
         CONTAINER_RUNTIME,
     ],
     selectable: &["spec.unschedulable"],
-    default: default,
-    validate: validate,
+    default,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Node>,
 };
 

@@ -32,7 +32,7 @@ pub(super) const POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     default: pods::defaults::pod,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Pod>,
 };
 

@@ -21,8 +21,8 @@ pub(super) const REPLICA_SET: Kind = Kind {
     counts_generation: true,
     columns: &[NAME, DESIRED, CURRENT, READY, AGE, CONTAINERS, IMAGES, SELECTOR],
     selectable: &["status.replicas"],
-    default: default,
-    validate: validate,
+    default,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::apps::v1::ReplicaSet>,
 };
 

@@ -22,7 +22,7 @@ pub(super) const RUNTIME_CLASS: Kind = Kind {
     columns: &[NAME, HANDLER, AGE],
     selectable: &[],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::node::v1::RuntimeClass>,
 };
 

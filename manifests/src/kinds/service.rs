@@ -26,8 +26,8 @@ pub(super) const SERVICE: Kind = Kind {
     counts_generation: false,
     columns: &[NAME, TYPE, CLUSTER_IP, EXTERNAL_IP, PORTS, AGE, CHOOSES],
     selectable: &["spec.clusterIP", "spec.type"],
-    default: default,
-    validate: validate,
+    default,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::Service>,
 };
 

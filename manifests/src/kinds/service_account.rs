@@ -22,7 +22,7 @@ pub(super) const SERVICE_ACCOUNT: Kind = Kind {
     columns: &[NAME, SECRETS, AGE],
     selectable: &[],
     default: fill::prune,
-    validate: validate,
+    validate,
     schema: SchemaGenerator::subschema_for::<k8s_openapi::api::core::v1::ServiceAccount>,
 };
 

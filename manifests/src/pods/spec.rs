@@ -4,6 +4,9 @@ use super::{containers, volumes};
 use crate::field::{At, FieldError, invalid_by};
 use crate::{labels, names};
 
+/// A check of a name.
+type Check = fn(&str) -> Vec<String>;
+
 const I32_MAX: i64 = i32::MAX as i64;
 const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
@@ -27,7 +30,7 @@ pub fn validate(spec: &At<'_>) -> Vec<FieldError> {
         errors.push(deadline.invalid(format!("must be between 1 and {I32_MAX}, inclusive")));
     }
     errors.extend(crate::meta::labels(&spec.field("nodeSelector")));
-    let named: [(&str, fn(&str) -> Vec<String>); 7] = [
+    let named: [(&str, Check); 7] = [
         ("serviceAccountName", names::dns_subdomain),
         ("nodeName", names::dns_subdomain),
         ("priorityClassName", names::dns_subdomain),

@@ -78,10 +78,8 @@ fn float(text: &str) -> Option<Number> {
 /// A date, alone or with a time: readers of YAML 1.1 take it for one.
 fn is_time(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let is_date = bytes.len() >= 8
-        && bytes[..4].iter().all(u8::is_ascii_digit)
-        && bytes[4] == b'-'
-        && bytes[5..].iter().any(|byte| *byte == b'-');
+    let is_date =
+        bytes.len() >= 8 && bytes[..4].iter().all(u8::is_ascii_digit) && bytes[4] == b'-' && bytes[5..].contains(&b'-');
     is_date
         && bytes
             .iter()
