@@ -14,6 +14,7 @@ use crate::snapshots::Snapshots;
 use crate::status::Status;
 use crate::verbs;
 use bytes::Bytes;
+use http::header::{CACHE_CONTROL, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
@@ -113,7 +114,11 @@ pub(crate) async fn handle(
     ended: CancellationToken,
 ) -> Answer {
     let is_head = request.method() == Method::HEAD;
-    let mut answer = answer(api, request, certified, ended).await.unwrap_or_else(|status| body::refusal(&status));
+    let mut answer = answer(api, request, certified, ended).await.unwrap_or_else(|status| {
+        // where there is nothing at all, Kubernetes answers as any web server does
+        if status == Status::no_such_path() { body::text(404, "404 page not found\n") } else { body::refusal(&status) }
+    });
+    answer.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
     if is_head {
         *answer.body_mut() = body::full(Bytes::new());
     }
@@ -151,16 +156,11 @@ async fn answer(
 fn find_kind(at: &ResourceRoute) -> Result<&'static Kind, Status> {
     let kind = manifests::by_resource(&Resource::new(at.group.clone(), at.plural.clone()))
         .filter(|kind| kind.version == at.version)
-        .ok_or_else(no_such_page)?;
+        .ok_or_else(Status::no_such_path)?;
     if kind.namespaced == at.namespace.is_empty() && (!at.name.is_empty() || !kind.namespaced) {
-        return Err(no_such_page());
+        return Err(Status::no_such_path());
     }
     Ok(kind)
-}
-
-/// 404 for a resource that is not served.
-pub(crate) fn no_such_page() -> Status {
-    Status::no_such_path()
 }
 
 /// Paths that are no resources.
