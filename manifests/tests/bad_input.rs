@@ -1,6 +1,8 @@
 //! What people get wrong in manifests, and the words they get back: each text takes the way that an object of a request
 //! takes, from YAML over the schema and the defaults to validation.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use expect_test::{Expect, expect};
 use manifests::{by_kind, schema, yaml};
 use serde_json::Value;

@@ -63,24 +63,40 @@ impl Types {
         self.roots.get(at).map(|index| self.at(*index))
     }
 
+    /// Kind by kind: the schemas with all their descriptions are large, and only one kind's are there at a time.
     fn make() -> Self {
-        let (definitions, names) = definitions(kinds().iter());
-        let indexes: HashMap<&str, u16> =
-            (0..).zip(definitions.keys()).map(|(index, name)| (name.as_str(), index)).collect();
-        let make_type = |(name, schema): (&String, &Value)| {
-            let mut fields: Vec<(Box<str>, Shape)> = schema["properties"]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(name, schema)| (name.as_str().into(), shape(schema, &definitions, &indexes)))
-                .collect();
-            fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-            Type { name: name.as_str().into(), fields: fields.into() }
-        };
-        let all = definitions.iter().map(make_type).collect();
-        let roots = names.iter().map(|name| indexes.get(name.as_str()).copied().unwrap_or_default()).collect();
-        Self { all, roots }
+        let mut types = Self { all: Vec::new(), roots: Vec::new() };
+        let mut indexes = HashMap::new();
+        for kind in kinds() {
+            let (definitions, names) = definitions(std::iter::once(kind));
+            let first = indexes.len();
+            for name in definitions.keys() {
+                if !indexes.contains_key(name.as_str()) {
+                    indexes.insert(name.clone(), u16::try_from(indexes.len()).unwrap_or(u16::MAX));
+                }
+            }
+            let is_new = |(name, _): &(&String, &Value)| indexes.get(*name).is_some_and(|at| usize::from(*at) >= first);
+            types.all.extend(definitions.iter().filter(is_new).map(|(name, schema)| Type {
+                name: name.as_str().into(),
+                fields: fields(schema, &definitions, &indexes),
+            }));
+            types.roots.extend(names.iter().map(|name| indexes.get(name).copied().unwrap_or_default()));
+        }
+        types.all.shrink_to_fit();
+        types
     }
+}
+
+fn fields(
+    schema: &Value,
+    definitions: &Map<String, Value>,
+    indexes: &HashMap<String, u16>,
+) -> Box<[(Box<str>, Shape)]> {
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let mut fields: Vec<(Box<str>, Shape)> =
+        properties.map(|(name, schema)| (name.as_str().into(), shape(schema, definitions, indexes))).collect();
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    fields.into()
 }
 
 impl Type {
@@ -112,7 +128,7 @@ pub(super) fn reference(schema: &Value) -> Option<&str> {
     schema["$ref"].as_str()?.strip_prefix(SCHEMAS)
 }
 
-fn shape(schema: &Value, definitions: &Map<String, Value>, indexes: &HashMap<&str, u16>) -> Shape {
+fn shape(schema: &Value, definitions: &Map<String, Value>, indexes: &HashMap<String, u16>) -> Shape {
     if let Some(name) = reference(schema) {
         return match (name.rsplit('.').next().unwrap_or_default(), definitions.get(name)) {
             ("Quantity", _) => Shape::Quantity,
