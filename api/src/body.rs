@@ -109,7 +109,7 @@ pub fn stream_body(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 
 
 /// Writes a live stream whose reader may be slow: when it takes nothing for too long, it is given up.
 pub struct Feed {
-    pieces: mpsc::Sender<Result<Bytes, BoxError>>,
+    pieces: mpsc::Sender<Result<Vec<Bytes>, BoxError>>,
     stall_time_max: Duration,
 }
 
@@ -120,16 +120,23 @@ impl Feed {
     /// A feed and the body that it feeds.
     pub fn new(limits: &Limits) -> (Self, Body) {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
-        let body = stream_body(stream::unfold(receiver, async |mut receiver| {
-            let piece = receiver.recv().await?;
+        let received = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
+            let piece: Result<Vec<Bytes>, BoxError> = receiver.recv().await?;
             Some((piece, receiver))
+        });
+        let body = stream_body(received.flat_map(|piece| {
+            let (parts, error) = match piece {
+                Ok(parts) => (parts, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            stream::iter(parts.into_iter().map(Ok).chain(error))
         }));
         (Self { pieces, stall_time_max: limits.stall_time_max }, body)
     }
 
-    /// Sends one piece.
-    pub async fn send(&self, piece: impl Into<Bytes>) -> Result<(), Gone> {
-        self.pieces.send_timeout(Ok(piece.into()), self.stall_time_max).await.map_err(|_| Gone)
+    /// Sends one piece, in parts: a part that others hold too is not copied.
+    pub async fn send(&self, piece: Vec<Bytes>) -> Result<(), Gone> {
+        self.pieces.send_timeout(Ok(piece), self.stall_time_max).await.map_err(|_| Gone)
     }
 
     /// Ends the body as broken off, so that the reader does not take it for whole.

@@ -42,7 +42,7 @@ async fn pump(mut stream: ByteStream, feed: Feed, ended: tokio_util::sync::Cance
         match piece {
             None => return,
             Some(Ok(bytes)) => {
-                if feed.send(bytes).await.is_err() {
+                if feed.send(vec![bytes]).await.is_err() {
                     return;
                 }
             }

@@ -322,3 +322,26 @@ async fn discovery_and_tables_are_what_kubectl_reads() {
     assert!(yaml.body.starts_with(b"apiVersion: v1\n"), "{yaml:?}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_watch_that_nobody_reads_is_given_up() {
+    let limits = Limits { stall_time_max: Duration::from_millis(50), ..Limits::default() };
+    let server = Server::start_with(limits).await;
+    let mut client = server.client(Who::Certificate).await;
+    let mut watch = server.client(Who::Certificate).await.watch(&format!("{MAPS}?watch=true")).await;
+    let mut value = client.send("POST", MAPS, &config_map("big", json!({}))).await.json();
+    let changes = 40;
+    for change in 0..changes {
+        // more than sockets and queues hold
+        value["data"]["k"] = format!("{change}{}", "x".repeat(900_000)).into();
+        value["metadata"]["resourceVersion"] = Value::Null;
+        let put = client.send("PUT", &format!("{MAPS}/big"), &value).await;
+        assert_eq!(put.code, 200);
+    }
+    let mut seen = 0;
+    while watch.try_next().await.is_some() {
+        seen += 1;
+    }
+    assert!(seen < changes, "the watch got all {seen} changes late");
+    server.stop().await;
+}

@@ -25,7 +25,7 @@ pub(super) async fn create(call: &Call) -> Result<Answer, Status> {
 /// Creates a decoded object.
 pub(super) async fn create_value(call: &Call, value: &mut Value, is_dry: bool) -> Result<Object, Status> {
     place(call, value)?;
-    live_namespace(call)?;
+    live_namespace(call, value["metadata"]["name"].as_str().unwrap_or_default())?;
     strip(call, value);
     (call.kind.default)(value);
     let is_generated = value["metadata"]["name"].as_str().is_none_or(str::is_empty);
@@ -134,7 +134,7 @@ fn strip(call: &Call, value: &mut Value) {
 ///
 /// # Errors
 /// 404 when it is not there, 403 when it is about to go.
-fn live_namespace(call: &Call) -> Result<(), Status> {
+fn live_namespace(call: &Call, object: &str) -> Result<(), Status> {
     let name = &call.at.namespace;
     if !call.kind.namespaced {
         return Ok(());
@@ -145,7 +145,7 @@ fn live_namespace(call: &Call) -> Result<(), Status> {
     let namespace = world.get(&key).ok_or_else(|| Status::not_found(&namespaces, name))?;
     if namespace.is_deleting() {
         let why = format!("unable to create new content in namespace {name} because it is being terminated");
-        let mut status = Status::forbidden(&call.resource(), &call.at.name, &why);
+        let mut status = Status::forbidden(&call.resource(), object, &why);
         if let Some(details) = &mut status.details {
             let message = format!("namespace {name} is being terminated");
             let cause = json!({"reason": "NamespaceTerminating", "message": message, "field": "metadata.namespace"});

@@ -11,6 +11,7 @@ use crate::render;
 use crate::selection::Selection;
 use crate::status::Status;
 use crate::table::{self, Include};
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use state::{Change, Event, Object, Revision};
@@ -18,6 +19,8 @@ use std::time::Duration;
 use store::{Watch, WatchError};
 use tokio::time::{Instant, interval_at, sleep_until};
 
+/// Objects up to this size are copied into their event.
+const COPIED_BYTES_MAX: usize = 16 * 1024;
 /// Longest watch a client may ask for.
 const SECONDS_MAX: u64 = 24 * 3600;
 
@@ -136,7 +139,7 @@ impl Watcher {
     }
 
     /// What an event is to this watch: an object may come into its selection or leave it.
-    fn event(&mut self, event: &Event) -> Option<Vec<u8>> {
+    fn event(&mut self, event: &Event) -> Option<Vec<Bytes>> {
         if !self.selection.covers(event.key()) || event.revision <= self.seen {
             return None;
         }
@@ -155,13 +158,16 @@ impl Watcher {
         }
     }
 
-    fn frame(&mut self, change: &str, object: &Object) -> Vec<u8> {
+    fn frame(&mut self, change: &str, object: &Object) -> Vec<Bytes> {
         if self.call.wanted.shape == Shape::Whole {
-            let mut frame = Vec::with_capacity(object.json().len() + 40);
-            frame.extend_from_slice(format!(r#"{{"type":"{change}","object":"#).as_bytes());
-            frame.extend_from_slice(object.json());
-            frame.extend_from_slice(b"}\n");
-            return frame;
+            let head = format!(r#"{{"type":"{change}","object":"#);
+            let tail = b"}\n";
+            // one small write is cheaper than three; a large object is shared by everybody who waits to send it
+            if object.json().len() > COPIED_BYTES_MAX {
+                return vec![head.into(), object.json().clone(), Bytes::from_static(tail)];
+            }
+            let whole = [head.as_bytes(), object.json(), tail].concat();
+            return vec![whole.into()];
         }
         let shaped = match self.call.wanted.shape {
             Shape::Table => self.table(&[object.value()], json!({"resourceVersion": object.revision().to_string()})),
@@ -176,7 +182,7 @@ impl Watcher {
         table::table(self.call.kind, values, meta, self.include, columns, now)
     }
 
-    fn bookmark(&mut self, is_initial_end: bool) -> Vec<u8> {
+    fn bookmark(&mut self, is_initial_end: bool) -> Vec<Bytes> {
         let mut metadata = json!({"resourceVersion": self.seen.to_string(), "creationTimestamp": null});
         if is_initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
@@ -209,8 +215,8 @@ impl Watcher {
     }
 }
 
-fn line(change: &str, object: &Value) -> Vec<u8> {
+fn line(change: &str, object: &Value) -> Vec<Bytes> {
     let mut line = json!({"type": change, "object": object}).to_string().into_bytes();
     line.push(b'\n');
-    line
+    vec![line.into()]
 }

@@ -253,13 +253,29 @@ impl Watch {
     /// The next event; `None` when the watch has ended.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
-            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.read.drain(..=end).collect();
-                return Some(serde_json::from_slice(&line).expect("an event a line"));
+            if let Some(event) = self.line() {
+                return Some(event);
             }
             let frame = self.body.frame().await?.expect("frame");
             self.read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
         }
+    }
+
+    /// As [`Watch::next`]; a watch that is broken off has ended too.
+    pub async fn try_next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(event) = self.line() {
+                return Some(event);
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        }
+    }
+
+    fn line(&mut self) -> Option<Value> {
+        let end = self.read.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.read.drain(..=end).collect();
+        Some(serde_json::from_slice(&line).expect("an event a line"))
     }
 
     /// The next event's type and object's name.
