@@ -10,7 +10,7 @@ use state::record::{self, Note};
 use state::{Event, Expect, Key, Object, Stamp, World, Write};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use sync::Uplink;
+use sync::{Rejected, Uplink};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -88,14 +88,26 @@ impl Scribe {
             if more == 0 {
                 return;
             }
-            let mut identities = Random::new();
-            for told in batch.drain(..) {
-                let now = Timestamp::now();
-                let write = self.write_of(&told, &mut identities, now);
-                if let Some(write) = write {
-                    self.commit(&uplink, write, now).await;
+            self.write_all(&uplink, std::mem::take(&mut batch)).await;
+        }
+    }
+
+    /// Writes what was told, as few commits as it takes: two notes that say the same need two.
+    async fn write_all(&mut self, uplink: &Uplink, mut told: Vec<Told>) {
+        let mut identities = Random::new();
+        while !told.is_empty() {
+            let now = Timestamp::now();
+            let mut writes: Vec<Write> = Vec::new();
+            let mut later = Vec::new();
+            for note in told {
+                match self.write_of(&note, &mut identities, now) {
+                    Some(write) if writes.iter().any(|other| other.key == write.key) => later.push(note),
+                    Some(write) => writes.push(write),
+                    None => {}
                 }
             }
+            self.commit(uplink, writes, now).await;
+            told = later;
         }
     }
 
@@ -124,12 +136,27 @@ impl Scribe {
         Some(write)
     }
 
-    async fn commit(&mut self, uplink: &Uplink, write: Write, now: Timestamp) {
+    /// All at once; where one of them is refused, each on its own.
+    async fn commit(&mut self, uplink: &Uplink, writes: Vec<Write>, now: Timestamp) {
+        if writes.is_empty() {
+            return;
+        }
+        match uplink.write(writes.clone()).await {
+            Ok(events) => events.iter().for_each(|event| self.memory.keep(event, now)),
+            Err(_) => {
+                for write in writes {
+                    self.commit_one(uplink, write, now).await;
+                }
+            }
+        }
+    }
+
+    async fn commit_one(&mut self, uplink: &Uplink, write: Write, now: Timestamp) {
         let is_new = write.expect == Expect::Absent;
         match uplink.write(vec![write.clone()]).await {
             Ok(events) => events.iter().for_each(|event| self.memory.keep(event, now)),
             // an event of that name is left from an earlier life of this agent, or somebody removed ours
-            Err(_) if is_new => {
+            Err(Rejected::Conflict(_)) if is_new => {
                 if let Ok(events) = uplink.write(vec![renamed(write, now)]).await {
                     events.iter().for_each(|event| self.memory.keep(event, now));
                 }

@@ -337,3 +337,74 @@ async fn what_cannot_be_pulled_waits_with_its_cause() {
     }
     node.stop().await;
 }
+
+/// A pod is replaced while clients keep asking its Service: each gets its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_under_load_drops_no_request() {
+    let (dir, master) = setup();
+    let node = Node::start(&master, dir.path(), 205);
+    let image = guest("web.wasm");
+    let create = |name: &str| {
+        master.apply::<Pod>(&format!(
+            "{{metadata: {{name: {name}}}, spec: {{nodeName: n, containers: [{{name: web, image: 'file://{}'}}]}}}}",
+            image.display()
+        ));
+    };
+    let ip = |pod: Option<Value>| pod.unwrap()["status"]["podIP"].as_str().unwrap().to_owned();
+    let route = |endpoints: &[(&str, bool)]| {
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|(ip, ready)| {
+                json!({
+                    "addresses": [ip], "conditions": {"ready": ready, "serving": true, "terminating": !ready},
+                })
+            })
+            .collect();
+        master.apply::<EndpointSlice>(&format!(
+            "{{metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}, addressType: IPv4, \
+             ports: [{{port: 8080, protocol: TCP, name: ''}}], endpoints: {}}}",
+            Value::from(endpoints)
+        ));
+    };
+    create("old");
+    let old = ip(master.until("old", is_ready).await);
+    master.apply::<Service>(
+        "{metadata: {name: web}, spec: {clusterIP: 127.205.1.7, ports: [{port: 9080, protocol: TCP}]}}",
+    );
+    route(&[(&old, true)]);
+    let reached = async {
+        while tokio::net::TcpStream::connect("127.205.1.7:9080").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap();
+    let stop = CancellationToken::new();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                let mut answers = 0;
+                while !stop.is_cancelled() {
+                    assert_eq!(get("127.205.1.7:9080", "/").await.0, 200);
+                    answers += 1;
+                }
+                answers
+            })
+        })
+        .collect();
+    for round in 0..3 {
+        let (from, to) = (if round == 0 { "old".into() } else { format!("new{round}") }, format!("new{}", round + 1));
+        let before = ip(master.pod(&from));
+        create(&to);
+        let after = ip(master.until(&to, is_ready).await);
+        route(&[(&before, true), (&after, true)]);
+        master.delete(&from, 30);
+        route(&[(&before, false), (&after, true)]);
+        master.until(&from, |pod| pod.is_none()).await;
+    }
+    stop.cancel();
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+    node.stop().await;
+}

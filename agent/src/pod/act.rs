@@ -237,6 +237,7 @@ impl Worker {
                 image: wanted.image.clone().unwrap_or_default(),
                 guest: started.container,
                 log: started.log,
+                port: started.door.as_ref().map(|door| door.port),
                 door: started.door,
                 target: target.clone(),
                 probes: Vec::new(),
@@ -376,7 +377,7 @@ impl Worker {
         }
         let Some(live) = self.live.remove(&slot) else { return };
         live.log.close();
-        if let Some(port) = live.door.as_ref().map(|door| door.port) {
+        if let Some(port) = live.port {
             self.doors.close(port);
         }
         let by_signal = live.terminated && exit.code == KILLED_CODE && exit.reason == ExitReason::Error;

@@ -52,6 +52,8 @@ pub(super) struct Live {
     pub guest: runtime::Container,
     pub log: LogFile,
     pub door: Option<Door>,
+    /// The port its door is at, open or not.
+    pub port: Option<u16>,
     pub target: Arc<Target>,
     pub probes: Vec<AbortOnDropHandle<()>>,
     /// It was ended by us for want of signals, not by the end of its patience.
