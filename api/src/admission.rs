@@ -21,7 +21,10 @@ pub(crate) async fn admit(call: &Call, value: &mut Value, old: Option<&Value>) -
     match (call.kind.kind, old) {
         ("Namespace", _) => namespace(value, old.is_none()),
         ("Pod", None) => pod(call, value)?,
-        ("Job", None) => job(value),
+        ("Job", None) => {
+            value["status"] = json!({});
+            manifests::claim_pods(value);
+        }
         ("Ingress", None) => ingress(call, value),
         ("Service", _) => {
             let turn = call.api.services.complete(call.kind, || call.api.world(), value, old).await?;
@@ -49,37 +52,6 @@ fn pod(call: &Call, value: &mut Value) -> Result<(), Status> {
         let name = value["metadata"]["name"].as_str().unwrap_or_default();
         Status::forbidden(&call.resource(), name, &why.to_string())
     })
-}
-
-/// A Job's pods are its own by a label with its uid, unless it brings its own selector.
-fn job(value: &mut Value) {
-    value["status"] = json!({});
-    if value["spec"]["manualSelector"] == true {
-        return;
-    }
-    let (uid, name) = (value["metadata"]["uid"].clone(), value["metadata"]["name"].clone());
-    let own = [
-        ("batch.kubernetes.io/controller-uid", &uid),
-        ("batch.kubernetes.io/job-name", &name),
-        ("controller-uid", &uid),
-        ("job-name", &name),
-    ];
-    let Some(spec) = object(value, "spec") else { return };
-    let template = spec.entry("template").or_insert_with(|| json!({}));
-    if let Some(metadata) = object(template, "metadata")
-        && let Some(labels) = metadata.entry("labels").or_insert_with(|| json!({})).as_object_mut()
-    {
-        for (label, value) in own {
-            labels.insert(label.into(), value.clone());
-        }
-    }
-    let selector = spec.entry("selector").or_insert_with(|| json!({}));
-    if selector.is_null() {
-        *selector = json!({});
-    }
-    if let Some(labels) = object(selector, "matchLabels") {
-        labels.insert("batch.kubernetes.io/controller-uid".into(), uid);
-    }
 }
 
 /// An Ingress that names no class gets the default one.

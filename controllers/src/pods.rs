@@ -60,6 +60,7 @@ pub(crate) fn from_template<T: k8s_openapi::Resource>(
         }
     }
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]});
+    manifests::pods::default(&mut pod);
     admission::pod(&mut pod, namespace, world)?;
     stamp.complete(&mut pod, true);
     Ok(pod)

@@ -33,8 +33,6 @@ pub enum Fault {
     TooLong(usize),
     /// It has so many items, more than it may.
     TooMany(usize, usize),
-    /// Its JSON type is another one.
-    TypeInvalid(Value, String),
 }
 
 impl FieldError {
@@ -49,7 +47,6 @@ impl FieldError {
             Fault::Forbidden(_) => "FieldValueForbidden",
             Fault::TooLong(_) => "FieldValueTooLong",
             Fault::TooMany(..) => "FieldValueTooMany",
-            Fault::TypeInvalid(..) => "FieldValueTypeInvalid",
         }
     }
 
@@ -76,7 +73,6 @@ impl fmt::Display for Fault {
             Self::Forbidden(detail) => with(f, "Forbidden", detail),
             Self::TooLong(bytes_max) => write!(f, "Too long: may not be more than {bytes_max} bytes"),
             Self::TooMany(items, items_max) => write!(f, "Too many: {items}: must have at most {items_max} items"),
-            Self::TypeInvalid(value, detail) => with(f, &format!("Invalid value: {value}"), detail),
         }
     }
 }

@@ -133,14 +133,6 @@ impl Pass<'_, '_> {
 
 /// A number, or a percentage of the replicas; Kubernetes' default is 25%.
 fn scaled(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
-    let percent = match value {
-        Some(IntOrString::Int(number)) => return (*number).max(0),
-        Some(IntOrString::String(text)) => {
-            text.strip_suffix('%').and_then(|text| text.parse::<i64>().ok()).unwrap_or(0)
-        }
-        None => 25,
-    };
-    let hundredths = percent.clamp(0, 1_000_000) * i64::from(replicas.max(0));
-    let pods = if up { (hundredths + 99) / 100 } else { hundredths / 100 };
-    i32::try_from(pods).unwrap_or(i32::MAX)
+    let quarter = IntOrString::String("25%".into());
+    manifests::int_or_percent(value.unwrap_or(&quarter), replicas.max(0), up).unwrap_or(0).max(0)
 }

@@ -1,6 +1,6 @@
 //! Defaults of pods and of pod templates.
 
-use crate::fill::{self, canonical, fields, is_set, missing, object, objects};
+use crate::fill::{self, canonical, fields, missing, object, objects};
 use serde_json::{Map, Value, json};
 
 type Fields = Map<String, Value>;
@@ -8,7 +8,8 @@ type Fields = Map<String, Value>;
 /// Mode of files of ConfigMaps and Secrets: 0644.
 const FILE_MODE: i64 = 420;
 
-/// Defaults of a pod: those of its template, and what only a pod has.
+/// Fills in what a pod leaves out: what its template would have filled in, and what only a pod has. Whoever makes pods
+/// without asking the API calls this first.
 pub fn pod(value: &mut Value) {
     fill::prune(value);
     let Some(spec) = value.as_object_mut().and_then(|pod| object(pod, "spec")) else { return };
@@ -166,14 +167,4 @@ fn is_latest(image: &str) -> bool {
     }
     let last = image.rsplit('/').next().unwrap_or_default();
     last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
-}
-
-/// Names the pod's service account `default` if it names none: Kubernetes' admission does that, not defaulting.
-pub fn service_account_name(pod: &mut Value) {
-    if let Some(spec) = pod.as_object_mut().and_then(|pod| object(pod, "spec")) {
-        if !is_set(spec, "serviceAccountName") && !is_set(spec, "serviceAccount") {
-            spec.insert("serviceAccountName".into(), "default".into());
-        }
-        service_account(spec);
-    }
 }

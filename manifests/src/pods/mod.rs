@@ -5,21 +5,13 @@ pub(crate) mod defaults;
 pub(crate) mod probes;
 pub(crate) mod spec;
 pub(crate) mod update;
-mod usage;
 pub(crate) mod volumes;
 
-pub use defaults::service_account_name;
-pub use usage::requests;
+pub use defaults::pod as default;
 
 use k8s_openapi::api::core::v1::Pod;
 
 /// The phase; `Unknown` when nobody has said.
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Unknown")
-}
-
-/// Whether its condition `Ready` is true.
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
