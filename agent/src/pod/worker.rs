@@ -122,6 +122,8 @@ impl Worker {
         self.advance();
         while !self.finished {
             match self.next(&mut mail, &shutdown).await {
+                // a pod that was about to go leaves no files to the next agent
+                Event::Shutdown if self.removing => break,
                 Event::Shutdown => return self.shut_down().await,
                 Event::Mail => {
                     let latest = mail.borrow_and_update().clone();
