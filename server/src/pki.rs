@@ -67,26 +67,36 @@ impl Pki {
 
     /// The certificate that the API server shows, naming every one of `names` (DNS names or addresses).
     pub fn serving(&self, names: &[String]) -> Result<Pair> {
-        self.issued("serving-kube-apiserver", |pair| covers(pair, names), || {
-            let mut params = self.params("kube-apiserver", &[])?;
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-            for name in names {
-                params.subject_alt_names.push(match name.parse::<IpAddr>() {
-                    Ok(address) => SanType::IpAddress(address),
-                    Err(_) => SanType::DnsName(name.as_str().try_into().with_context(|| format!("--tls-san {name}"))?),
-                });
-            }
-            sign(params, &self.server_ca)
-        })
+        self.issued(
+            "serving-kube-apiserver",
+            |pair| covers(pair, names),
+            || {
+                let mut params = self.params("kube-apiserver", &[])?;
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                for name in names {
+                    params.subject_alt_names.push(match name.parse::<IpAddr>() {
+                        Ok(address) => SanType::IpAddress(address),
+                        Err(_) => {
+                            SanType::DnsName(name.as_str().try_into().with_context(|| format!("--tls-san {name}"))?)
+                        }
+                    });
+                }
+                sign(params, &self.server_ca)
+            },
+        )
     }
 
     /// A client's certificate: `user` as CN, `groups` as O.
     pub fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Pair> {
-        self.issued(file, |_| true, || {
-            let mut params = self.params(user, groups)?;
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            sign(params, &self.client_ca)
-        })
+        self.issued(
+            file,
+            |_| true,
+            || {
+                let mut params = self.params(user, groups)?;
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                sign(params, &self.client_ca)
+            },
+        )
     }
 
     /// SHA-256 of the server CA's certificate (DER), hexadecimal: what a join token pins.
@@ -134,8 +144,7 @@ fn make_authority(common_name: &str, now: Timestamp) -> Result<Pair> {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     limit(&mut params, now, CA_YEARS.years())?;
     let key = KeyPair::generate()?;
     Ok(Pair { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
@@ -150,8 +159,7 @@ fn sign(params: CertificateParams, authority: &Pair) -> Result<Pair> {
 /// From yesterday (clocks of small machines are wrong at boot) to `lasting` from today.
 fn limit(params: &mut CertificateParams, now: Timestamp, lasting: Span) -> Result<()> {
     let today: DateTime = TimeZone::UTC.to_datetime(now);
-    let midnight =
-        |at: DateTime| date_time_ymd(at.year().into(), at.month().unsigned_abs(), at.day().unsigned_abs());
+    let midnight = |at: DateTime| date_time_ymd(at.year().into(), at.month().unsigned_abs(), at.day().unsigned_abs());
     params.not_before = midnight(today.checked_sub(1.day())?);
     params.not_after = midnight(today.checked_add(lasting)?);
     Ok(())

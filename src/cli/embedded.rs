@@ -23,7 +23,8 @@ pub async fn apply(globals: &Globals, files: &[String]) -> bool {
 
 /// `logs -f` of everything that `what` names, each line with its source.
 pub async fn follow_logs(globals: Globals, what: Vec<String>) {
-    let flags = ["logs", "--follow", "--all-containers", "--prefix", "--ignore-errors", "--max-log-requests", LOG_REQUESTS_MAX];
+    let flags =
+        ["logs", "--follow", "--all-containers", "--prefix", "--ignore-errors", "--max-log-requests", LOG_REQUESTS_MAX];
     let words = flags.map(str::to_owned).into_iter().chain(what).collect();
     say(globals, words).await;
 }

@@ -316,6 +316,15 @@ pub fn usage_error(error: &clap::Error) -> ExitCode {
             let command: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
             eprintln!("error: unknown flag: {flag}\nSee '{} --help' for usage.", command.join(" "));
         }
+        ErrorKind::MissingRequiredArgument if named(ContextKind::InvalidArg).starts_with("--") => {
+            let flags = named(ContextKind::InvalidArg);
+            let names: Vec<String> = flags
+                .split(',')
+                .filter_map(|flag| flag.trim().strip_prefix("--"))
+                .map(|flag| format!("{:?}", flag.split([' ', '=', '<']).next().unwrap_or(flag)))
+                .collect();
+            eprintln!("error: required flag(s) {} not set", names.join(", "));
+        }
         ErrorKind::InvalidSubcommand => {
             eprintln!("error: unknown command {:?} for \"coracle\"", named(ContextKind::InvalidSubcommand));
         }

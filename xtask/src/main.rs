@@ -1,2 +1,51 @@
-//! To be written.
-fn main() {}
+//! The project's own chores: `cargo xtask test` installs what the tests need and runs them all.
+
+mod tools;
+
+use anyhow::{Context, Result, bail};
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test", rest @ ..] => test(rest),
+        ["check"] => check(),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask test [ARGUMENTS OF cargo test] | check")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything: format and lints, then all tests, against the same optimised binary that people run.
+fn test(rest: &[&str]) -> Result<()> {
+    let missing = tools::install()?;
+    cargo(&["build", "--release", "--bin", "coracle"])?;
+    let mut arguments = vec!["test", "--release", "--workspace", "--no-fail-fast"];
+    arguments.extend(rest);
+    let result = cargo(&arguments);
+    for line in &missing {
+        println!("not run: {line}");
+    }
+    result
+}
+
+/// What a reader of the source may take for granted.
+fn check() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let status = Command::new(program).args(arguments).status().context("run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! Which addresses a cluster lives in: networks of its own with the privilege, a piece of 127.0.0.0/8 without.
+//!
+//! Every address of 127.0.0.0/8 is this machine's own, with no configuration. Clusters side by side must not share one, so
+//! a cluster takes a pair of /16 networks there and holds a UDP port in it for as long as it runs.
+
+use agent::Cidr;
+use anyhow::{Context, Result, bail, ensure};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+/// The networks of a cluster.
+pub struct Networks {
+    /// Of pods.
+    pub pods: Cidr,
+    /// Of Services.
+    pub services: Cidr,
+    /// Whether no privilege is used.
+    pub loopback: bool,
+    /// Held while the cluster runs: the sign that these loopback networks are taken.
+    pub _claim: Option<UdpSocket>,
+}
+
+/// Loopback pairs are 127.64/16 with 127.65/16, up to 127.190/16 with 127.191/16.
+const PAIRS: u8 = 64;
+const FIRST: u8 = 64;
+/// The port that is held at the last address of a pod network.
+const CLAIM_PORT: u16 = 6443;
+
+impl Networks {
+    /// The networks to use: those given, else by privilege. `seed` spreads clusters over the loopback pairs and gives the
+    /// same one its own again.
+    pub fn choose(pods: Option<Cidr>, services: Option<Cidr>, throw_away: bool, seed: u64) -> Result<Self> {
+        match (pods, services) {
+            (Some(pods), Some(services)) => Self::given(pods, services),
+            (None, None) if agent::may_configure() && !throw_away => Self::given(network(10, 42), network(10, 43)),
+            (None, None) => Self::free(seed, throw_away),
+            _ => bail!("--cluster-cidr and --service-cidr are given together or not at all"),
+        }
+    }
+
+    fn given(pods: Cidr, services: Cidr) -> Result<Self> {
+        for cidr in [pods, services] {
+            ensure!(
+                cidr.address.is_ipv4() && (12..=24).contains(&cidr.prefix),
+                "{cidr}: an IPv4 network of 12 to 24 bits"
+            );
+        }
+        let overlap = pods.contains(services.address) || services.contains(pods.address);
+        ensure!(!overlap, "--cluster-cidr {pods} and --service-cidr {services} overlap");
+        let loopback = pods.address.is_loopback();
+        ensure!(loopback == services.address.is_loopback(), "{pods} and {services}: both inside 127.0.0.0/8, or none");
+        Ok(Self { pods, services, loopback, _claim: None })
+    }
+
+    fn free(seed: u64, any: bool) -> Result<Self> {
+        let wanted = (seed % u64::from(PAIRS)) as u8;
+        let tries = if any { PAIRS } else { 1 };
+        for pair in (0..tries).map(|step| (wanted + step) % PAIRS) {
+            let (pods, services) = (network(127, FIRST + 2 * pair), network(127, FIRST + 2 * pair + 1));
+            let last = Ipv4Addr::new(127, FIRST + 2 * pair, 255, 254);
+            if let Ok(claim) = UdpSocket::bind((last, CLAIM_PORT)) {
+                return Ok(Self { pods, services, loopback: true, _claim: Some(claim) });
+            }
+        }
+        Err(anyhow::anyhow!("another cluster of this machine uses them; choose with --cluster-cidr and --service-cidr"))
+            .context("take networks in 127.0.0.0/8")
+    }
+
+    /// The network of Service addresses, as the master takes it.
+    pub fn services_v4(&self) -> Result<(Ipv4Addr, u8)> {
+        match self.services.address {
+            IpAddr::V4(address) => Ok((address, self.services.prefix)),
+            IpAddr::V6(_) => bail!("{}: IPv6 service networks are not available", self.services),
+        }
+    }
+}
+
+fn network(first: u8, second: u8) -> Cidr {
+    Cidr { address: Ipv4Addr::new(first, second, 0, 0).into(), prefix: 16 }
+}
+
+/// The address under which other machines know this one: the source of its default route. Nothing is sent.
+pub fn own_address() -> IpAddr {
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // an address of documentation: connecting a UDP socket only looks up the route
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().unwrap_or(Ipv4Addr::LOCALHOST.into())
+}

@@ -1,0 +1,11 @@
+//! Black-box tests: the real binary, the stock kubectl, real Wasm guests. Each test has a cluster of its own, in a
+//! temporary directory, on free ports, in loopback networks of its own; no privilege is needed.
+
+mod harness;
+
+mod bad_input;
+mod cli;
+mod guests;
+mod restart;
+mod up;
+mod voyage;
