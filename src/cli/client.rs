@@ -66,9 +66,9 @@ impl Client {
                 Ok(timeout) if timeout.is_zero() => None,
                 Ok(timeout) => Some(timeout),
                 Err(_) => {
-                    return fail(format!(
-                        "invalid timeout value {text:?}. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)"
-                    ));
+                    return fail(
+                        "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit (e.g. 1s | 2m | 3h)",
+                    );
                 }
             },
         };

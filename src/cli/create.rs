@@ -78,7 +78,13 @@ pub async fn run(session: &Session, args: CreateArgs) -> Result<()> {
     let mut printer = Printer::new(output.format(false)?, &output);
     if let Some(generator) = args.generator {
         let object = generate::object(generator)?;
-        return create(session, object, &args.common, &mut printer).await;
+        let what = what_is_made(&object);
+        return create(session, object, &args.common, &mut printer).await.map_err(|failure| match (failure, what) {
+            (Failure::Refused(status), Some(what)) if status.reason != "Invalid" => {
+                Failure::Text(format!("failed to create {what}: {}", status.message))
+            }
+            (failure, _) => failure,
+        });
     }
     if args.files.is_empty() {
         return fail("must specify one of -f and -k");
@@ -96,6 +102,15 @@ pub async fn run(session: &Session, args: CreateArgs) -> Result<()> {
         }
     }
     all_of(failures)
+}
+
+/// What kubectl calls the object when it could not be made from flags; none where it repeats the server's words only.
+fn what_is_made(object: &Value) -> Option<String> {
+    match object["kind"].as_str().unwrap_or_default() {
+        "Namespace" => None,
+        "Service" => Some(format!("{} service", object["spec"]["type"].as_str().unwrap_or("ClusterIP"))),
+        kind => Some(kind.to_lowercase()),
+    }
 }
 
 /// Creates one object and prints what became of it.

@@ -103,7 +103,7 @@ pub async fn run(session: &Session, args: DeleteArgs) -> Result<()> {
     let (targets, mut failures) = session.all_targets("delete", &args.words, &args.files, &selection).await?;
     let (targets, ignore) = expand(session, &args, &selection, targets, &mut failures).await?;
     if targets.is_empty() && failures.is_empty() {
-        eprintln!("No resources found");
+        output::line("No resources found");
         return Ok(());
     }
     if args.interactive && !confirmed(&targets)? {

@@ -101,8 +101,7 @@ async fn both(session: &Session, target: &Target) -> Result<(Option<Value>, Opti
     if target.name.is_none() {
         return fail("resource name may not be empty");
     }
-    let mut wanted = manifest.object.clone();
-    apply::remember(&mut wanted);
+    let wanted = manifest.object.clone();
     let dry = [("dryRun", "All".to_string()), ("fieldManager", apply::MANAGER.to_string())];
     match session.client.get(&target.path()).await {
         Ok(live) => {

@@ -42,7 +42,7 @@ pub async fn run(session: &Session, args: ExplainArgs) -> Result<()> {
     let parts: Vec<&str> = word.split('.').collect();
     let (resource, fields) = match discovery.find(parts[0]) {
         Some(resource) => (resource, &parts[1..]),
-        None => return fail(format!("the server doesn't have a resource type {:?}", parts[0])),
+        None => return Err(Failure::Bare(format!("the server doesn't have a resource type {:?}", parts[0]))),
     };
     let group_parts = if resource.group.is_empty() { 0 } else { resource.group.split('.').count() };
     let has_group = group_parts > 0 && fields.len() >= group_parts && fields[..group_parts].join(".") == resource.group;
@@ -121,7 +121,7 @@ impl<'a> Page<'a> {
             if rest.is_empty() {
                 *out += &format!("FIELD: {first} <{}>\n", self.type_of(field));
                 self.enumeration(field, "", out);
-                out.push('\n');
+                *out += "\n\n";
             }
             return self.walk(field, rest, out);
         }
@@ -137,8 +137,8 @@ impl<'a> Page<'a> {
         *out += "DESCRIPTION:\n";
         let text = self.description(schema);
         let text = if text.is_empty() { "<empty>".to_string() } else { text };
-        *out += &indent(&wrap(&text, WRAP_CHARS), 4);
-        *out += "\n";
+        // kubectl's page has one more line there, with only the indent.
+        *out += &indent(&format!("{}\n", wrap(&text, WRAP_CHARS)), 4);
         let mut fields = String::new();
         self.fields(schema, 1, &mut Vec::new(), &mut fields);
         if !fields.is_empty() {
@@ -150,23 +150,19 @@ impl<'a> Page<'a> {
 
     /// A field's own words, then those of the type it refers to.
     fn description(&self, schema: &'a Value) -> String {
-        let mut parts: Vec<&str> = Vec::new();
-        parts.extend(schema["description"].as_str());
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(schema["description"].as_str().map(str::to_string));
         let resolved = self.resolve(schema);
         if !std::ptr::eq(resolved, schema) {
-            parts.extend(resolved["description"].as_str());
+            parts.extend(resolved["description"].as_str().map(str::to_string));
         }
-        let parts: Vec<&str> = parts.into_iter().filter(|text| !text.is_empty()).collect();
-        let mut text = parts.join("\n");
         for inner in ["items", "additionalProperties"] {
             if resolved[inner].is_object() {
-                let more = self.description(&resolved[inner]);
-                if !more.is_empty() {
-                    text = if text.is_empty() { more } else { format!("{text}\n{more}") };
-                }
+                parts.push(self.description(&resolved[inner]));
             }
         }
-        text
+        parts.retain(|text| !text.is_empty());
+        parts.join("\n")
     }
 
     fn fields(&self, schema: &'a Value, level: usize, seen: &mut Vec<&'a Value>, out: &mut String) {
@@ -197,9 +193,9 @@ impl<'a> Page<'a> {
                 self.fields(field, level + 1, seen, out);
                 continue;
             }
-            let text = self.description(field);
-            let text = if text.is_empty() { "<no description>".to_string() } else { text };
-            *out += &indent(&wrap(&text, WRAP_CHARS - 2 * level + 2), 2 * level + 2);
+            // In a list of fields only the field's own words have room.
+            let text = field["description"].as_str().filter(|text| !text.is_empty()).unwrap_or("<no description>");
+            *out += &indent(&wrap(text, WRAP_CHARS - 2 * level + 2), 2 * level + 2);
             *out += "\n";
         }
         seen.pop();
@@ -229,8 +225,11 @@ impl<'a> Page<'a> {
         let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
         let resolved = self.resolve(schema);
         if let Some(name) = reference.and_then(|text| text.rsplit(['/', '.']).next()) {
-            // Types that are only another name of a scalar are shown by name too, as kubectl does.
-            return name.to_string();
+            // A type that is only another name of a scalar is shown as the scalar.
+            return match resolved["type"].as_str() {
+                Some("object") | None => name.to_string(),
+                Some(scalar) => scalar.to_string(),
+            };
         }
         for many in ["allOf", "anyOf", "oneOf"] {
             if let Some([first, ..]) = resolved[many].as_array().map(Vec::as_slice) {
@@ -245,14 +244,17 @@ impl<'a> Page<'a> {
 fn wrap(text: &str, width: usize) -> String {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
-        let mut line = String::new();
-        for word in paragraph.split(' ') {
+        let words = paragraph.trim_start_matches(' ');
+        let mut line = paragraph[..paragraph.len() - words.len()].to_string();
+        let mut is_first = true;
+        for word in words.split(' ') {
             if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
                 lines.push(std::mem::take(&mut line));
             }
-            if !line.is_empty() {
+            if !line.is_empty() && !is_first {
                 line.push(' ');
             }
+            is_first = false;
             line += word;
         }
         lines.push(line);

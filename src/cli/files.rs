@@ -156,31 +156,23 @@ fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
 
 fn check(manifest: &Manifest) -> Result<()> {
     let object = &manifest.object;
-    if !object.is_object() {
-        return fail(format!(
-            "unable to decode {:?}: json: cannot unmarshal {} into Go value of type unstructured.detector",
-            manifest.file,
-            go_type(object)
-        ))
-        .map_err(|failure| failure.located(&manifest.place()));
-    }
-    for (field, name) in [("apiVersion", "apiVersion"), ("kind", "Kind")] {
-        if object[field].as_str().unwrap_or_default().is_empty() {
-            let text = super::output::gojson::compact(object);
-            return fail(format!("unable to decode {:?}: Object '{name}' is missing in '{text}'", manifest.file))
-                .map_err(|failure| failure.located(&manifest.place()));
-        }
-    }
-    Ok(())
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Bool(_) => "bool",
-        _ => "number",
-    }
+    let is_missing = |field: &str| object[field].as_str().unwrap_or_default().is_empty();
+    let missing: Vec<String> = ["apiVersion", "kind"]
+        .into_iter()
+        .filter(|field| is_missing(field))
+        .map(|field| format!("{field} not set"))
+        .collect();
+    let problem = match missing.as_slice() {
+        _ if !object.is_object() => "invalid object to validate".to_string(),
+        [] => return Ok(()),
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    };
+    let message = format!(
+        "error validating {:?}: error validating data: {problem}; if you choose to ignore these errors, turn validation off with --validate=false",
+        manifest.file
+    );
+    Err(Failure::Text(message).located(&manifest.place()))
 }
 
 /// A `List` (or any `...List` with items) stands for its items.
@@ -223,10 +215,8 @@ mod tests {
     #[test]
     fn what_is_wrong() {
         let missing = check_text("a: 1\n");
-        assert!(
-            missing.starts_with("error: unable to decode \"x.yaml\": Object 'apiVersion' is missing in '{\"a\":1}'"),
-            "{missing}"
-        );
+        assert!(missing.contains("error validating data: [apiVersion not set, kind not set]; if you"), "{missing}");
+        assert!(check_text("- a\n").contains("error validating data: invalid object to validate; if you"));
         assert!(check_text("a: [\n").starts_with("error: error parsing x.yaml: error converting YAML to JSON: yaml: "));
         assert!(expand("/nonexistent/x", false).is_err());
     }

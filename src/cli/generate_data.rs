@@ -44,7 +44,8 @@ impl DataArgs {
     }
 
     fn entries(&self) -> Result<Vec<(String, Vec<u8>)>> {
-        if !self.from_env_file.is_empty() && !(self.from_file.is_empty() && self.from_literal.is_empty()) {
+        let has_others = !self.from_file.is_empty() || !self.from_literal.is_empty();
+        if !self.from_env_file.is_empty() && has_others {
             return fail("from-env-file cannot be combined with from-file or from-literal");
         }
         let mut entries: Vec<(String, Vec<u8>)> = Vec::new();
@@ -60,7 +61,7 @@ impl DataArgs {
                 Some(_) => return fail(format!("invalid file source {source}, expected key=file")),
                 None => (None, source.as_str()),
             };
-            self.from_path(&mut entries, key, path)?;
+            self.add_path(&mut entries, key, path)?;
         }
         for file in &self.from_env_file {
             let text = read(file)?;
@@ -80,7 +81,7 @@ impl DataArgs {
         Ok(entries)
     }
 
-    fn from_path(&self, entries: &mut Vec<(String, Vec<u8>)>, key: Option<&str>, path: &str) -> Result<()> {
+    fn add_path(&self, entries: &mut Vec<(String, Vec<u8>)>, key: Option<&str>, path: &str) -> Result<()> {
         let file = std::path::Path::new(path);
         if !file.is_dir() {
             let own = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

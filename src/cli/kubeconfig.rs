@@ -80,7 +80,11 @@ pub async fn connection(globals: &Globals) -> Result<Connection> {
     if let Some(name) = &context_name {
         match file.contexts.iter().find(|context| context.name == *name) {
             Some(named) => context = named.context.clone().unwrap_or_default(),
-            None if globals.context.is_some() => return fail(format!("context {name:?} does not exist")),
+            None if globals.context.is_some() => {
+                return Err(Failure::Bare(format!(
+                    "Error in configuration: context was not found for specified context: {name}"
+                )));
+            }
             None => {}
         }
     }

@@ -88,7 +88,7 @@ pub async fn run(session: &Session, args: LogsArgs) -> Result<()> {
         }
         container = words.pop();
     }
-    let pods = pods(session, &args, &words).await?;
+    let pods = pods(session, &args, &words).await.map_err(|failure| in_namespace(failure, session))?;
     let by_label = args.selector.is_some();
     if pods.is_empty() {
         eprintln!("No resources found in {} namespace.", session.namespace);
@@ -153,6 +153,17 @@ fn check(args: &LogsArgs) -> Result<()> {
         return fail("expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'");
     }
     Ok(())
+}
+
+/// kubectl's longer sentence for a pod or workload that is not there.
+fn in_namespace(failure: Failure, session: &Session) -> Failure {
+    match failure {
+        Failure::Refused(status) if status.reason == "NotFound" => Failure::Text(format!(
+            "error from server (NotFound): {} in namespace {:?}",
+            status.message, session.namespace
+        )),
+        other => other,
+    }
 }
 
 /// The pods that the words or the selector mean.

@@ -164,8 +164,7 @@ async fn replace_one(session: &Session, args: &ReplaceArgs, target: &Target) -> 
         return fail("resource name may not be empty");
     }
     let live = session.client.get(&target.path()).await;
-    let remembers =
-        live.as_ref().is_ok_and(|live| !live["metadata"]["annotations"][super::apply::LAST_APPLIED].is_null());
+    let remembers = !wanted["metadata"]["annotations"][super::apply::LAST_APPLIED].is_null();
     if args.save_config || remembers {
         super::apply::remember(&mut wanted);
     }

@@ -51,7 +51,8 @@ pub struct ScaleArgs {
 pub async fn run(session: &Session, args: ScaleArgs) -> Result<()> {
     let replicas = match args.replicas {
         Some(replicas) if replicas >= 0 => replicas,
-        _ => return fail("The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0"),
+        Some(_) => return fail("The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0"),
+        None => return fail("required flag(s) \"replicas\" not set"),
     };
     let selection = Selection { selector: args.selector.clone(), ..Default::default() };
     let (targets, mut failures) = session.all_targets("scale", &args.words, &args.files, &selection).await?;
@@ -61,6 +62,11 @@ pub async fn run(session: &Session, args: ScaleArgs) -> Result<()> {
     }
     let mut printer = Printer::new(args.output.format(false)?, &args.output);
     let (found, more) = session.fetch(targets, &selection).await?;
+    if found.is_empty()
+        && let [Failure::Refused(status)] = more.as_slice()
+    {
+        return fail(format!("no objects passed to scale {}", status.message));
+    }
     failures.extend(more);
     for found in found {
         match one(session, &args, &found.target, replicas).await {

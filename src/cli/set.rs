@@ -200,8 +200,8 @@ fn list_env(found: &Found) {
     let Some(spec) = pod_spec(kind, &mut object) else { return };
     for container in containers_of(spec) {
         output::line(&format!(
-            "# {}, container {}",
-            found.target.full_name(),
+            "# {kind} {}, container {}",
+            found.target.name.as_deref().unwrap_or_default(),
             container["name"].as_str().unwrap_or_default()
         ));
         for entry in container["env"].as_array().into_iter().flatten() {

@@ -217,6 +217,7 @@ async fn until(session: &Session, awaited: &Awaited, target: &Target, deadline: 
     // Even with no time at all the object is looked at once.
     match tokio::time::timeout(limit.max(Duration::from_secs(2)), work).await {
         Ok(done) => done,
+        Err(_) if matches!(awaited, Awaited::Created) => fail("timed out waiting for the condition"),
         Err(_) => timed_out(target),
     }
 }

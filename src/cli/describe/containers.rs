@@ -104,7 +104,8 @@ pub fn quantities(page: &mut Page, level: usize, title: &str, list: &Value) {
     pairs.sort_by_key(|(name, _)| name.as_str());
     page.line(level, format!("{title}:"));
     for (name, quantity) in pairs {
-        page.field(level + 1, name, scalar(quantity));
+        let written = scalar(quantity);
+        page.field(level + 1, name, manifests::quantity::canonical(&written).unwrap_or(written));
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::failure::{Failure, Result, all_of};
 use super::files::FileArgs;
-use super::output::{self, tabs};
+use super::output;
 use super::session::{Found, Selection, Session, Target, items_of, name_of, namespace_of};
 use page::Page;
 
@@ -202,11 +202,11 @@ fn page_of(kind: &str, object: &Value, around: &Surroundings) -> Page {
     page
 }
 
-/// The pod template of a workload, as `rollout history --revision` shows it.
+/// The pod template of a workload as `rollout history --revision` shows it: kubectl leaves the tabs to the terminal there.
 pub fn pod_template_text(template: &Value) -> String {
     let mut page = Page::default();
     workloads::pod_template(&mut page, template);
-    tabs::align(&page.finish_raw(), 2)
+    page.finish_raw()
 }
 
 #[cfg(test)]

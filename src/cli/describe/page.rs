@@ -1,7 +1,5 @@
 //! The lines of a description: labels and annotations over several lines, indented parts, the table of events at the end.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use super::super::duration;
@@ -139,10 +137,7 @@ impl Page {
                 .into_iter()
                 .map(text)
                 .find(|s| !s.is_empty());
-            let mut from = source.unwrap_or_default().to_string();
-            if let Some(host) = event["source"]["host"].as_str().filter(|host| !host.is_empty()) {
-                let _ = write!(from, ", {host}");
-            }
+            let from = source.unwrap_or_default();
             let message = table::printable(text(&event["message"]).trim());
             let age = events::seen(event, self.now);
             self.line(1, format!("{}\t{}\t{age}\t{from}\t{message}", text(&event["type"]), text(&event["reason"])));

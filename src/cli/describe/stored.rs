@@ -9,7 +9,6 @@ use super::page::{Page, each, or_none, text};
 pub fn namespace(page: &mut Page, object: &Value) {
     page.head(object);
     page.field(0, "Status", text(&object["status"]["phase"]));
-    page.raw("\nNo resource quota.\n\nNo LimitRange resource.\n");
     page.wants_events = false;
 }
 
