@@ -1,12 +1,12 @@
 //! The guestbook's store: an HTTP component that keeps entries as files in a volume.
 //!
-//! Instances live for one request and several run at once, so all that lasts is in the directory, one file an entry: a file
-//! appears whole by a rename, and its name, which begins with the time, is the entry's id.
+//! Instances live for one request and several run at once, so all that lasts is in the volume, one file an entry: it is
+//! written beside the others and appears whole by a rename. Its name, which begins with the time, is the entry's id.
 
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{env, fs};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{IncomingRequest, Method, ResponseOutparam};
 use wasip2::random::random::get_random_u64;
@@ -43,34 +43,41 @@ fn route(request: &IncomingRequest) -> io::Result<Answer> {
     }
 }
 
-fn directory() -> PathBuf {
-    std::env::var_os("DATA_DIR").unwrap_or_else(|| "/data".into()).into()
+/// A directory of the volume, made when it is not there yet.
+fn directory(name: &str) -> io::Result<PathBuf> {
+    let volume: PathBuf = env::var_os("DATA_DIR").unwrap_or_else(|| "/data".into()).into();
+    let directory = volume.join(name);
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
-fn file(id: &str) -> PathBuf {
-    directory().join(id).with_extension("json")
+fn file(id: &str) -> io::Result<PathBuf> {
+    Ok(directory("entries")?.join(id))
 }
 
 /// The ids of all entries, oldest first.
 fn ids() -> io::Result<Vec<String>> {
-    let mut ids = Vec::new();
-    for found in fs::read_dir(directory())? {
-        let name = found?.file_name();
-        let name = Path::new(&name);
-        if let (Some("json"), Some(id)) =
-            (name.extension().and_then(|it| it.to_str()), name.file_stem().and_then(|it| it.to_str()))
-        {
-            ids.push(id.to_owned());
+    let directory = directory("entries")?;
+    let mut tries_left = 10;
+    loop {
+        let names: io::Result<Vec<String>> =
+            fs::read_dir(&directory)?.map(|found| Ok(found?.file_name().to_string_lossy().into_owned())).collect();
+        match names {
+            // WASI looks at each file while it lists them, and fails if one has just been removed.
+            Err(error) if error.kind() == ErrorKind::NotFound && tries_left > 0 => tries_left -= 1,
+            Err(error) => return Err(error),
+            Ok(mut names) => {
+                names.sort();
+                return Ok(names);
+            }
         }
     }
-    ids.sort();
-    Ok(ids)
 }
 
 fn list() -> io::Result<Answer> {
     let mut body = String::from("[");
     for id in ids()? {
-        let entry = match fs::read_to_string(file(&id)) {
+        let entry = match fs::read_to_string(file(&id)?) {
             Ok(entry) => entry,
             // Removed since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -106,19 +113,19 @@ fn add(request: &IncomingRequest) -> io::Result<Answer> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     entry.id = format!("{:013}-{:016x}", now.as_millis(), get_random_u64());
     let text = serde_json::to_string(&entry).map_err(io::Error::other)?;
-    let unfinished = directory().join(&entry.id).with_extension("tmp");
+    let unfinished = directory("unfinished")?.join(&entry.id);
     fs::write(&unfinished, &text)?;
-    fs::rename(&unfinished, file(&entry.id))?;
+    fs::rename(&unfinished, file(&entry.id)?)?;
     println!("added {}", entry.id);
     Ok(Answer::json(201, text))
 }
 
 fn remove(id: &str) -> io::Result<Answer> {
     // Nothing but an id may become part of a path.
-    if !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
         return Ok(Answer::text(404, "no such entry"));
     }
-    match fs::remove_file(file(id)) {
+    match fs::remove_file(file(id)?) {
         Ok(()) => Ok(Answer { status: 204, headers: Vec::new(), body: Vec::new() }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Answer::text(404, "no such entry")),
         Err(error) => Err(error),
