@@ -109,7 +109,7 @@ impl View<'_> {
         let wide = matches!(self.printer.format(), Format::Wide);
         let mut options = self.args.table_options(&self.target.resource, wide, false);
         options.no_headers = !self.header_is_due;
-        options.event = self.args.output_watch_events.then(|| event.to_string());
+        options.event = self.args.output_watch_events.then(|| format!("{event:<8}"));
         let mut table = as_table(table, &self.target);
         match table["columnDefinitions"].as_array() {
             Some(columns) if !columns.is_empty() => self.columns = table["columnDefinitions"].clone(),

@@ -37,6 +37,7 @@ fn fields(page: &mut Page, level: usize, map: &Map<String, Value>, is_metadata: 
                     }
                 }
             }
+            Value::Null => page.field(level, &title, "<nil>"),
             other => page.field(level, &title, scalar(other)),
         }
     }

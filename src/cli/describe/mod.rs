@@ -62,10 +62,12 @@ pub async fn run(session: &Session, args: DescribeArgs) -> Result<()> {
     let (targets, mut failures) = session.all_targets("describe", &args.words, &args.files, &selection).await?;
     let by_prefix = targets.len() == 1 && targets[0].name.is_some() && args.files.is_empty();
     let lone = by_prefix.then(|| targets[0].clone());
+    let mut is_prefix = false;
     let (mut found, more) = session.fetch(targets, &selection).await?;
     match lone {
         Some(target) if found.is_empty() && more.iter().all(Failure::is_not_found) && !more.is_empty() => {
             found = with_prefix(session, &target).await?;
+            is_prefix = true;
             if found.is_empty() {
                 failures.extend(more);
             }
@@ -84,10 +86,14 @@ pub async fn run(session: &Session, args: DescribeArgs) -> Result<()> {
         if args.show_events && page.wants_events {
             page.events(&events_of(session, &found.object).await?);
         }
-        if at > 0 {
+        // kubectl parts pages by two empty lines, but ends each with one when a name stood for several.
+        if at > 0 && !is_prefix {
             output::out("\n\n");
         }
         output::out(&page.finish());
+        if is_prefix {
+            output::out("\n");
+        }
     }
     all_of(failures)
 }
