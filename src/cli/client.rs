@@ -83,6 +83,11 @@ impl Client {
         &self.url
     }
 
+    /// What `--request-timeout` says; none without a limit.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// GET of a JSON document.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.get_as(path, "application/json").await

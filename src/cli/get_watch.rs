@@ -11,8 +11,15 @@ use super::output::tabs::Grid;
 use super::output::{self, Format, Printer};
 use super::session::{Selection, Session, Target};
 
-/// Carries it out.
+/// Carries it out, for as long as `--request-timeout` allows.
 pub async fn run(session: &Session, args: &GetArgs, format: Format) -> Result<()> {
+    match session.client.timeout() {
+        None => watch(session, args, format).await,
+        Some(limit) => tokio::time::timeout(limit, watch(session, args, format)).await.unwrap_or(Ok(())),
+    }
+}
+
+async fn watch(session: &Session, args: &GetArgs, format: Format) -> Result<()> {
     let targets = session.targets(&args.words, &args.selection()).await?;
     if several_kinds(&targets) {
         return fail("you may only specify a single resource type");
