@@ -1,2 +1,66 @@
-//! To be written.
-fn main() {}
+//! The figures that Coracle is judged by, each taken from the real release binary as a process of its own.
+//!
+//! `cargo run --release -p benches -- [start|first-request|idle|http|pods]`; without a name, all of them in this order.
+//! README.md beside this crate holds the figures and what they are compared with. Nothing here fails because a figure
+//! is bad: these are measurements, not tests.
+
+mod client;
+mod cluster;
+mod first_request;
+mod http;
+mod idle;
+mod load;
+mod peers;
+mod pods;
+mod process;
+mod start;
+mod workload;
+
+use anyhow::{Result, bail};
+use std::time::Duration;
+
+const ALL: [&str; 5] = ["start", "first-request", "idle", "http", "pods"];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [name, body] = arguments.as_slice()
+        && name == peers::HYPER
+    {
+        return peers::serve_hyper(body.clone()).await;
+    }
+    let chosen: Vec<&str> =
+        if arguments.is_empty() { ALL.to_vec() } else { arguments.iter().map(String::as_str).collect() };
+    if let Some(unknown) = chosen.iter().find(|name| !ALL.contains(name)) {
+        bail!("no such figure: {unknown}; there are {}", ALL.join(", "));
+    }
+    println!("{} cores, load {}", std::thread::available_parallelism()?, process::load_average()?);
+    for name in chosen {
+        println!("\n{name}");
+        match name {
+            "start" => start::measure().await?,
+            "first-request" => first_request::measure().await?,
+            "idle" => idle::measure().await?,
+            "http" => http::measure().await?,
+            _ => pods::measure().await?,
+        }
+    }
+    Ok(())
+}
+
+/// One figure: what it is, and its value with the unit.
+fn line(what: &str, value: impl std::fmt::Display) {
+    println!("  {what:<44} {value}");
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The middle one, with the smallest and the largest: `12.3 ms (11.0 to 14.1, 5 runs)`.
+fn summary(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |index: usize| times.get(index).copied().map_or(f64::NAN, milliseconds);
+    let last = times.len().saturating_sub(1);
+    format!("{:.1} ms ({:.1} to {:.1}, {} runs)", at(times.len() / 2), at(0), at(last), times.len())
+}
