@@ -82,6 +82,8 @@ impl Client {
             .header("accept", "application/json")
             .header("content-type", "application/json")
             .body(Full::new(body))?;
+        // the last answer may be read before its connection is free again
+        self.sender.ready().await?;
         let answer = self.sender.send_request(request).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();

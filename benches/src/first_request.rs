@@ -4,8 +4,8 @@
 //! Service is tried every millisecond.
 
 use crate::client::Client;
-use crate::cluster::{Cluster, LOOK};
-use crate::{line, load, summary, workload};
+use crate::cluster::Cluster;
+use crate::{line, start, summary, workload};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
@@ -39,17 +39,7 @@ async fn first(client: &mut Client, name: &str) -> Result<Duration> {
     let deployment = workload::deployment(name, 1, None)?;
     let begun = Instant::now();
     let address = workload::create(client, &deployment, name).await?;
-    loop {
-        if let Ok(answer) = load::get_once(address, name).await
-            && answer.status == 200
-        {
-            return Ok(begun.elapsed());
-        }
-        if begun.elapsed() > PATIENCE {
-            bail!("{name}: no answer from {address}");
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    start::serves(address, begun).await
 }
 
 async fn gone(client: &mut Client) -> Result<()> {
