@@ -73,9 +73,15 @@ fn report(targets: &mut [Target]) {
     let plain = targets.first_mut().and_then(Target::median).map_or(f64::NAN, |rate| rate.requests);
     for target in targets {
         let name = target.name.clone();
-        let Some(rate) = target.median() else { continue };
-        let (requests, p99) = (rate.requests, milliseconds(rate.p99));
-        line(&name, format!("{requests:>8.0} requests/s   p99 {p99:>7.2} ms   {:.3} of plain hyper", requests / plain));
+        let Some((requests, p99)) = target.median().map(|rate| (rate.requests, milliseconds(rate.p99))) else {
+            continue;
+        };
+        let rounds: Vec<_> = target.rates.iter().map(|rate| format!("{:.0}", rate.requests)).collect();
+        let ratio = requests / plain;
+        line(
+            &name,
+            format!("{requests:>7.0} requests/s  p99 {p99:>6.2} ms  {ratio:.3} of plain hyper  ({})", rounds.join(" ")),
+        );
     }
 }
 
