@@ -25,7 +25,7 @@ struct Door {
 #[derive(Subcommand)]
 enum Run {
     /// Run the master, with a node agent inside unless told otherwise
-    Server(cluster::ServerFlags),
+    Server(Box<cluster::ServerFlags>),
     /// Run a throw-away single-node cluster in the foreground and apply files to it
     Up(cluster::UpFlags),
 }
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Some("server" | "up") => {
             log_to_stderr();
             Run::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|run| match run {
-                Run::Server(flags) => cluster::server(flags),
+                Run::Server(flags) => cluster::server(*flags),
                 Run::Up(flags) => cluster::up(flags),
             })
         }

@@ -19,6 +19,7 @@ use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use manifests::{Kind, Resource};
+use serde_json::json;
 use state::{Key, Stamp, World};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,9 +148,28 @@ async fn answer(
     if let Some(review) = reviews::find(&at) {
         return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
     }
+    if route.verb == "list" && is_custom_kinds(&at) {
+        return Ok(no_custom_kinds(api));
+    }
     let kind = find_kind(&at)?;
     let call = Call { api: api.clone(), kind, at, query, headers: head.headers, body, wanted, ended };
     verbs::answer(call, route.verb).await
+}
+
+/// The one question about CustomResourceDefinitions that has an answer while they cannot be made: kubectl asks which there
+/// are before it says that a kind is unknown.
+fn is_custom_kinds(at: &ResourceRoute) -> bool {
+    at.group == "apiextensions.k8s.io" && at.version == "v1" && at.plural == "customresourcedefinitions"
+}
+
+fn no_custom_kinds(api: &Api) -> Answer {
+    let list = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinitionList",
+        "metadata": {"resourceVersion": api.world().revision().to_string()},
+        "items": [],
+    });
+    body::json(200, &list)
 }
 
 /// The row of a path's kind, if the path fits its scope.

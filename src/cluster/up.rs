@@ -9,6 +9,7 @@ use crate::cli::{self, FileArgs, Globals, Session, Target};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use server::ServerConfig;
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,8 +53,13 @@ struct Steps(Instant);
 
 impl Steps {
     fn say(&self, text: &str) {
-        println!("{:>8.3}s  {text}", self.0.elapsed().as_secs_f64());
+        print(&format!("{:>8.3}s  {text}", self.0.elapsed().as_secs_f64()));
     }
+}
+
+/// Prints a line. A reader that has gone is no reason to stop the cluster.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn run(flags: UpFlags, home: &Path, threads: &Threads) -> Result<ExitCode> {
@@ -72,7 +78,7 @@ async fn run(flags: UpFlags, home: &Path, threads: &Threads) -> Result<ExitCode>
         error = cluster.agent_failed() => Err(error),
         outcome = work(&flags, &ports, &globals, &kubeconfig, &steps) => outcome,
     };
-    println!();
+    print("");
     steps.say("stopping");
     cluster.stop().await;
     steps.say("stopped; nothing is left");
@@ -205,21 +211,21 @@ fn readiness(object: &Value) -> Readiness {
 
 /// How to reach what was made.
 async fn tell(session: &Session, targets: &[Target], ports: &Ports, kubeconfig: &Path) -> Result<()> {
-    println!();
-    println!("  export KUBECONFIG={}", kubeconfig.display());
-    println!("  kubectl get pods -A          (or: coracle get pods -A)");
-    println!("  ingress  http://127.0.0.1:{}   https://127.0.0.1:{}", ports.http, ports.https);
+    print("");
+    print(&format!("  export KUBECONFIG={}", kubeconfig.display()));
+    print("  kubectl get pods -A          (or: coracle get pods -A)");
+    print(&format!("  ingress  http://127.0.0.1:{}   https://127.0.0.1:{}", ports.http, ports.https));
     for target in targets {
         let object = session.client.get(&target.path()).await?;
         if target.resource.plural == "ingresses" {
-            ingress_urls(&object, ports).for_each(|line| println!("  {line}"));
+            ingress_urls(&object, ports).for_each(|line| print(&format!("  {line}")));
         } else if target.resource.plural == "services" {
-            node_ports(&object).for_each(|line| println!("  {line}"));
+            node_ports(&object).for_each(|line| print(&format!("  {line}")));
         }
     }
-    println!();
-    println!("  Ctrl-C stops everything and leaves nothing. Logs of the pods:");
-    println!();
+    print("");
+    print("  Ctrl-C stops everything and leaves nothing. Logs of the pods:");
+    print("");
     Ok(())
 }
 

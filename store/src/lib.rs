@@ -47,7 +47,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             history_events_max: 10_000,
-            history_bytes_max: 32 << 20,
+            history_bytes_max: 8 << 20,
             object_bytes_max: 3 << 19,
             queue_commits_max: 1024,
             group_commits_max: 512,

@@ -22,7 +22,7 @@ const RESERVED: &str = "reserved";
 /// Records superseded up to this revision are gone.
 const FLOOR: &str = "floor";
 /// Revisions reserved at a time: one small write per so many volatile changes.
-const RESERVE_REVISIONS: u64 = 1_000_000;
+const RESERVE_REVISIONS: u64 = 10_000;
 
 /// A record that is in the way: superseded at revision `.0`, written at `.1`.
 pub(crate) type Superseded = VecDeque<(u64, u64)>;

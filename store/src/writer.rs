@@ -59,8 +59,6 @@ impl Writer {
                 break;
             }
         }
-        self.inbox.close();
-        self.shared.history.close();
     }
 
     /// Checks one request against the world so far; says whether it was the last.
@@ -124,6 +122,13 @@ impl Writer {
         self.window.extend(durable.iter().map(|event| event.revision));
         self.window.drain(..excess.min(self.window.len()));
         Ok(())
+    }
+}
+
+impl Drop for Writer {
+    /// However the writer ends, its watchers must not wait for ever.
+    fn drop(&mut self) {
+        self.shared.history.close();
     }
 }
 

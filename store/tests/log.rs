@@ -1,4 +1,5 @@
 //! The log against a model: what was committed is there after a stop, conflicts are refused whole, watches resume.
+#![allow(clippy::unwrap_used)] // a test says what is wrong by panicking
 
 use manifests::Resource;
 use proptest::prelude::*;

@@ -71,11 +71,6 @@ impl Cluster {
         server.wait().unwrap();
     }
 
-    /// The server's process.
-    pub fn pid(&self) -> u32 {
-        self.server.as_ref().unwrap().id()
-    }
-
     /// A path in the cluster's directory.
     pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
@@ -113,13 +108,6 @@ impl Cluster {
     #[track_caller]
     pub fn coracle(&self, arguments: &[&str]) -> String {
         succeed(arguments, self.coracle_output(arguments), || self.log())
-    }
-
-    /// A child that the caller ends: a watch, a log that is followed.
-    pub fn kubectl_child(&self, arguments: &[&str]) -> Child {
-        let mut command = Command::new("kubectl");
-        command.args(arguments).env("KUBECONFIG", self.path("kubeconfig")).env("HOME", self.dir.path());
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     fn client(&self, program: &str, arguments: &[&str]) -> Output {

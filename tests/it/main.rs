@@ -1,5 +1,6 @@
 //! Black-box tests: the real binary, the stock kubectl, real Wasm guests. Each test has a cluster of its own, in a
 //! temporary directory, on free ports, in loopback networks of its own; no privilege is needed.
+#![allow(clippy::unwrap_used)] // a test says what is wrong by panicking
 
 mod harness;
 
