@@ -1,12 +1,13 @@
 //! Requests a second and p99 of an HTTP component, through its Service and through the Ingress, beside others.
 //!
 //! Everything is up during the whole run and is asked in turn, round after round, so that a noisy machine is noisy for
-//! all; the load comes from this process and shares the cores with what it measures.
+//! all. The load comes from this process and shares the cores with what it measures, which flatters slow servers: their
+//! part of a request's whole cost is not all of it. So the processor time of the server alone is shown as well.
 
 use crate::cluster::Cluster;
 use crate::load::{self, Rate};
 use crate::peers::{self, Peer};
-use crate::{line, milliseconds, workload};
+use crate::{line, milliseconds, process, workload};
 use anyhow::{Result, bail};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,32 +23,50 @@ struct Target {
     name: String,
     address: SocketAddr,
     host: String,
-    rates: Vec<Rate>,
+    pid: u32,
+    rounds: Vec<Round>,
+}
+
+struct Round {
+    rate: Rate,
+    /// Processor time of the server for one request, in microseconds.
+    cpu: f64,
 }
 
 impl Target {
-    fn new(name: &str, address: SocketAddr, host: &str) -> Self {
-        Self { name: name.to_owned(), address, host: host.to_owned(), rates: Vec::new() }
+    fn new(name: &str, address: SocketAddr, host: &str, pid: u32) -> Self {
+        Self { name: name.to_owned(), address, host: host.to_owned(), pid, rounds: Vec::new() }
+    }
+
+    async fn round(&mut self) -> Result<()> {
+        load::run(self.address, &self.host, WARM_UP).await?;
+        let before = process::cpu_time_with_children(self.pid)?;
+        let rate = load::run(self.address, &self.host, ROUND).await?;
+        let used = process::cpu_time_with_children(self.pid)?.saturating_sub(before);
+        let cpu = used.as_secs_f64() * 1e6 / (rate.requests * ROUND.as_secs_f64());
+        self.rounds.push(Round { rate, cpu });
+        Ok(())
     }
 
     /// The round with the middle rate.
-    fn median(&mut self) -> Option<&Rate> {
-        self.rates.sort_by(|a, b| a.requests.total_cmp(&b.requests));
-        self.rates.get(self.rates.len() / 2)
+    fn median(&mut self) -> Option<&Round> {
+        self.rounds.sort_by(|a, b| a.rate.requests.total_cmp(&b.rate.requests));
+        self.rounds.get(self.rounds.len() / 2)
     }
 }
 
 /// Medians of the rounds, and their ratio to the plain hyper server.
 pub async fn measure() -> Result<()> {
     let (cluster, mut client) = Cluster::start().await?;
+    let pid = cluster.pid()?;
     let mut ours = Vec::new();
     for (name, what, reuse) in [("fresh", "fresh instances", None), ("reused", "reused instances", Some(REUSE))] {
         let deployment = workload::deployment(name, REPLICAS, reuse)?;
         let address = workload::create(&mut client, &deployment, name).await?;
         client.create(workload::INGRESSES, &workload::ingress(name)).await?;
         cluster.available(&mut client, name).await?;
-        ours.push(Target::new(&format!("{what}, Service"), address, name));
-        ours.push(Target::new(&format!("{what}, Ingress"), cluster.ingress(), &workload::host(name)));
+        ours.push(Target::new(&format!("{what}, Service"), address, name, pid));
+        ours.push(Target::new(&format!("{what}, Ingress"), cluster.ingress(), &workload::host(name), pid));
     }
     for target in &ours {
         answered(target).await?;
@@ -56,13 +75,13 @@ pub async fn measure() -> Result<()> {
     let mut peers = vec![peers::hyper(&body)?];
     optional(&mut peers, peers::nginx(&body).await?, "nginx");
     optional(&mut peers, peers::wasmtime().await?, "wasmtime serve");
-    let mut targets: Vec<Target> = peers.iter().map(|peer| Target::new(peer.name, peer.address, "localhost")).collect();
+    let mut targets: Vec<Target> =
+        peers.iter().map(|peer| Target::new(peer.name, peer.address, "localhost", peer.pid())).collect();
     targets.extend(ours);
     line("load", format!("{} connections, {ROUNDS} rounds of {ROUND:?} each, in turn", load::CONNECTIONS));
     for _ in 0..ROUNDS {
         for target in &mut targets {
-            load::run(target.address, &target.host, WARM_UP).await?;
-            target.rates.push(load::run(target.address, &target.host, ROUND).await?);
+            target.round().await?;
         }
     }
     report(&mut targets);
@@ -70,18 +89,16 @@ pub async fn measure() -> Result<()> {
 }
 
 fn report(targets: &mut [Target]) {
-    let plain = targets.first_mut().and_then(Target::median).map_or(f64::NAN, |rate| rate.requests);
+    let plain = targets.first_mut().and_then(Target::median);
+    let (plain_rate, plain_cpu) = plain.map_or((f64::NAN, f64::NAN), |round| (round.rate.requests, round.cpu));
+    line("", "requests/s  of plain hyper     p99 ms  server µs/request  of plain hyper   rounds");
     for target in targets {
-        let name = target.name.clone();
-        let Some((requests, p99)) = target.median().map(|rate| (rate.requests, milliseconds(rate.p99))) else {
-            continue;
-        };
-        let rounds: Vec<_> = target.rates.iter().map(|rate| format!("{:.0}", rate.requests)).collect();
-        let ratio = requests / plain;
-        line(
-            &name,
-            format!("{requests:>7.0} requests/s  p99 {p99:>6.2} ms  {ratio:.3} of plain hyper  ({})", rounds.join(" ")),
-        );
+        let Some(&Round { rate: Rate { requests, p99 }, cpu }) = target.median() else { continue };
+        let rounds: Vec<_> = target.rounds.iter().map(|round| format!("{:.0}", round.rate.requests)).collect();
+        let (by_rate, by_cpu) = (requests / plain_rate, plain_cpu / cpu);
+        let (p99, rounds) = (milliseconds(p99), rounds.join(" "));
+        let figures = format!("{requests:>10.0}  {by_rate:>14.2}  {p99:>9.2}  {cpu:>17.1}  {by_cpu:>14.2}   {rounds}");
+        line(&target.name, figures);
     }
 }
 

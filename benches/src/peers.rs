@@ -31,6 +31,13 @@ pub struct Peer {
     _dir: Option<TempDir>,
 }
 
+impl Peer {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Peer {
     fn drop(&mut self) {
         // SIGTERM, upon which nginx takes its workers with it

@@ -29,6 +29,16 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(TICK * (ticks()? + ticks()?))
 }
 
+/// [`cpu_time`] with that of the children that run now, such as a server's workers.
+pub fn cpu_time_with_children(pid: u32) -> Result<Duration> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let mut sum = cpu_time(pid)?;
+    for child in children.split_whitespace() {
+        sum += cpu_time(child.parse()?)?;
+    }
+    Ok(sum)
+}
+
 /// Bytes that the process has sent towards a disk since its start.
 pub fn written_bytes(pid: u32) -> Result<u64> {
     let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
