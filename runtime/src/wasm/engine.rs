@@ -34,16 +34,46 @@ pub(super) struct Parts {
     pub(super) p3: bool,
 }
 
+/// Compiles with an engine of its own, because a compiler keeps its working memory, several times the size of the code,
+/// for as long as its engine lives.
+pub(super) fn compile(config: &WasmConfig, kind: Kind, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    let engine = Engine::new(&settings(config))?;
+    match kind {
+        Kind::Module => engine.precompile_module(wasm),
+        Kind::Component => engine.precompile_component(wasm),
+    }
+}
+
+/// The two kinds of WebAssembly files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Module,
+    Component,
+}
+
 impl Parts {
     pub(super) fn new(config: &WasmConfig) -> wasmtime::Result<Parts> {
-        let engine = Engine::new(&settings(config))?;
+        let engine = Engine::new(settings(config).allocation_strategy(pool(config)))?;
         let clock = Arc::new(Clock::start(&engine)?);
         let linkers = Linkers::new(&engine, config.p3)?;
         Ok(Parts { engine, clock, linkers, p3: config.p3 })
     }
 }
 
+/// What decides which compiled code fits.
 fn settings(config: &WasmConfig) -> Config {
+    let mut settings = Config::new();
+    settings
+        .epoch_interruption(true)
+        .concurrency_support(config.p3)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
+    if config.p3 {
+        settings.wasm_component_model_async(true);
+    }
+    settings
+}
+
+fn pool(config: &WasmConfig) -> InstanceAllocationStrategy {
     let instances = config.instances_max.max(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
@@ -59,14 +89,5 @@ fn settings(config: &WasmConfig) -> Config {
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES)
         .pagemap_scan(Enabled::Auto);
-    let mut settings = Config::new();
-    settings
-        .epoch_interruption(true)
-        .concurrency_support(config.p3)
-        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    if config.p3 {
-        settings.wasm_component_model_async(true);
-    }
-    settings
+    InstanceAllocationStrategy::Pooling(pool)
 }

@@ -13,8 +13,9 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
+use super::WasmConfig;
 use super::cache::{Cache, Native, digest_of, hex};
-use super::engine::Parts;
+use super::engine::{Kind, Parts, compile};
 use super::program::{Loaded, P3_OFF, Program, link};
 use crate::spec::LoadError;
 
@@ -23,8 +24,8 @@ const REMEMBERED_MAX: usize = 4096;
 
 /// What is known of programs on this node.
 pub(super) struct Loader {
-    pub(super) cache: Cache,
-    pub(super) wasm_bytes_max: u64,
+    cache: Cache,
+    config: WasmConfig,
     compiles: Arc<Semaphore>,
     slots: Mutex<HashMap<String, Slot>>,
     digests: Mutex<HashMap<PathBuf, (Stamp, String)>>,
@@ -82,11 +83,11 @@ struct Stamp {
 }
 
 impl Loader {
-    pub(super) fn new(cache: Cache, wasm_bytes_max: u64, compiles_max: usize) -> Loader {
+    pub(super) fn new(cache: Cache, config: WasmConfig) -> Loader {
         Loader {
             cache,
-            wasm_bytes_max,
-            compiles: Arc::new(Semaphore::new(compiles_max.max(1))),
+            compiles: Arc::new(Semaphore::new(config.compiles_max.max(1))),
+            config,
             slots: Mutex::default(),
             digests: Mutex::default(),
         }
@@ -126,7 +127,10 @@ impl Loader {
             Some(native) => Ok(native),
             None => {
                 let wasm = self.read(path, &digest)?;
-                self.compile(&parts, &digest, &wasm)
+                let native = self.compile(&parts, &digest, &wasm);
+                drop(wasm);
+                release_memory();
+                native
             }
         };
         let code = native.and_then(|native| link(&parts, native).map_err(Fault::Unsupported));
@@ -149,12 +153,7 @@ impl Loader {
 
     fn compile(&self, parts: &Parts, digest: &str, wasm: &[u8]) -> Result<Native, Fault> {
         let began = std::time::Instant::now();
-        let compiled = match kind(wasm)? {
-            Kind::Module => parts.engine.precompile_module(wasm),
-            Kind::Component => parts.engine.precompile_component(wasm),
-        };
-        release_memory();
-        let code = compiled.map_err(|error| fault(parts, &error))?;
+        let code = compile(&self.config, kind(wasm)?, wasm).map_err(|error| fault(parts, &error))?;
         tracing::info!(digest, wasm_bytes = wasm.len(), code_bytes = code.len(), took = ?began.elapsed(), "compiled");
         self.cache.put(&parts.engine, digest, &code).map_err(|error| Fault::Compile(format!("{error:#}")))
     }
@@ -163,7 +162,7 @@ impl Loader {
     fn read(&self, path: &Path, digest: &str) -> Result<Vec<u8>, LoadError> {
         let mut wasm = Vec::new();
         let opened = File::open(path).map_err(|error| unreadable(path, error))?;
-        opened.take(self.wasm_bytes_max + 1).read_to_end(&mut wasm).map_err(|error| unreadable(path, error))?;
+        opened.take(self.config.wasm_bytes_max + 1).read_to_end(&mut wasm).map_err(|error| unreadable(path, error))?;
         if hex(&Sha256::digest(&wasm)) != digest {
             return Err(unreadable(path, io::Error::other("it changed while it was read")));
         }
@@ -172,9 +171,9 @@ impl Loader {
 
     fn digest(&self, path: &Path) -> Result<String, LoadError> {
         let stamp = stamp(path).map_err(|error| unreadable(path, error))?;
-        if stamp.bytes > self.wasm_bytes_max {
+        if stamp.bytes > self.config.wasm_bytes_max {
             let path = path.display().to_string();
-            return Err(LoadError::TooBig { path, found: stamp.bytes, wasm_bytes_max: self.wasm_bytes_max });
+            return Err(LoadError::TooBig { path, found: stamp.bytes, wasm_bytes_max: self.config.wasm_bytes_max });
         }
         let known = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();
         if let Some((known, digest)) = known
@@ -202,11 +201,6 @@ impl Loader {
         }
         slots.entry(digest.to_owned()).or_default().clone()
     }
-}
-
-enum Kind {
-    Module,
-    Component,
 }
 
 /// Tells modules from components by the header, so that other files are named for what they are.

@@ -95,7 +95,7 @@ impl Wasm {
     pub fn new(config: WasmConfig) -> Result<Wasm, WasmError> {
         let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)
             .map_err(|source| WasmError::Cache { path: config.cache_dir.display().to_string(), source })?;
-        let loader = Arc::new(Loader::new(cache, config.wasm_bytes_max, config.compiles_max));
+        let loader = Arc::new(Loader::new(cache, config.clone()));
         Ok(Wasm(Arc::new(Inner { config, loader, parts: OnceLock::new() })))
     }
 
