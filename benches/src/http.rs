@@ -12,14 +12,16 @@ use anyhow::{Result, bail};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-const ROUNDS: usize = 3;
+/// Rounds of each server.
+pub const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Replicas behind each Service, as in `examples/hello`.
 const REPLICAS: u32 = 3;
 const REUSE: u32 = 128;
 
-struct Target {
+/// A server that is asked, round after round.
+pub struct Target {
     name: String,
     address: SocketAddr,
     host: String,
@@ -34,11 +36,13 @@ struct Round {
 }
 
 impl Target {
-    fn new(name: &str, address: SocketAddr, host: &str, pid: u32) -> Self {
+    /// A server process at an address, asked for `/` of `host`.
+    pub fn new(name: &str, address: SocketAddr, host: &str, pid: u32) -> Self {
         Self { name: name.to_owned(), address, host: host.to_owned(), pid, rounds: Vec::new() }
     }
 
-    async fn round(&mut self) -> Result<()> {
+    /// One round of load, after a short one to warm up.
+    pub async fn round(&mut self) -> Result<()> {
         load::run(self.address, &self.host, WARM_UP).await?;
         let before = process::cpu_time_with_children(self.pid)?;
         let rate = load::run(self.address, &self.host, ROUND).await?;
@@ -84,14 +88,16 @@ pub async fn measure() -> Result<()> {
             target.round().await?;
         }
     }
-    report(&mut targets);
+    report(&mut targets, "plain hyper");
     Ok(())
 }
 
-fn report(targets: &mut [Target]) {
+/// Each server's middle round, and its ratio to the first one, whose name is `base`.
+pub fn report(targets: &mut [Target], base: &str) {
     let plain = targets.first_mut().and_then(Target::median);
     let (plain_rate, plain_cpu) = plain.map_or((f64::NAN, f64::NAN), |round| (round.rate.requests, round.cpu));
-    line("", "requests/s  of plain hyper     p99 ms  server µs/request  of plain hyper   rounds");
+    let of = format!("of {base}");
+    line("", format!("requests/s  {of:>14}     p99 ms  server µs/request  {of:>14}   rounds"));
     for target in targets {
         let Some(&Round { rate: Rate { requests, p99 }, cpu }) = target.median() else { continue };
         let rounds: Vec<_> = target.rounds.iter().map(|round| format!("{:.0}", round.rate.requests)).collect();
@@ -110,7 +116,8 @@ fn optional(peers: &mut Vec<Peer>, peer: Option<Peer>, name: &str) {
 }
 
 /// Waits until the way to the pods is open; what they say.
-async fn answered(target: &Target) -> Result<String> {
+/// Asks once; the body.
+pub async fn answered(target: &Target) -> Result<String> {
     for _ in 0..1000 {
         if let Ok(answer) = load::get_once(target.address, &target.host).await
             && answer.status == 200

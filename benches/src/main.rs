@@ -1,9 +1,10 @@
 //! The figures that Coracle is judged by, each taken from the real release binary as a process of its own.
 //!
-//! `cargo run --release -p benches -- [start|first-request|idle|http|pods]`; without a name, all of them in this order.
+//! `cargo run --release -p benches -- [start|first-request|idle|http|calls|pods]`; without a name, all of them in this order.
 //! README.md beside this crate holds the figures and what they are compared with. Nothing here fails because a figure
 //! is bad: these are measurements, not tests.
 
+mod calls;
 mod client;
 mod cluster;
 mod first_request;
@@ -19,7 +20,7 @@ mod workload;
 use anyhow::{Result, bail};
 use std::time::Duration;
 
-const ALL: [&str; 5] = ["start", "first-request", "idle", "http", "pods"];
+const ALL: [&str; 6] = ["start", "first-request", "idle", "http", "calls", "pods"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -42,6 +43,7 @@ async fn main() -> Result<()> {
             "first-request" => first_request::measure().await?,
             "idle" => idle::measure().await?,
             "http" => http::measure().await?,
+            "calls" => calls::measure().await?,
             _ => pods::measure().await?,
         }
     }

@@ -14,6 +14,9 @@ pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 /// Its Ingresses.
 pub const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
 
+/// Not 80, which a server without privileges may not open.
+const SERVICE_PORT: u16 = 8080;
+
 /// The component.
 pub fn image() -> Result<PathBuf> {
     Ok(root().join("examples/hello/hello.wasm").canonicalize()?)
@@ -51,13 +54,13 @@ pub fn service(name: &str) -> Value {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name},
-        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": "http"}]},
+        "spec": {"selector": {"app": name}, "ports": [{"port": SERVICE_PORT, "targetPort": "http"}]},
     })
 }
 
 /// The Ingress before a Service of the same name, for [`host`].
 pub fn ingress(name: &str) -> Value {
-    let backend = json!({"service": {"name": name, "port": {"number": 80}}});
+    let backend = json!({"service": {"name": name, "port": {"number": SERVICE_PORT}}});
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "Ingress",
@@ -79,5 +82,5 @@ pub async fn create(client: &mut Client, deployment: &Value, name: &str) -> Resu
     client.create(DEPLOYMENTS, deployment).await?;
     let service = client.create(SERVICES, &service(name)).await?;
     let ip: Ipv4Addr = service["spec"]["clusterIP"].as_str().context("no clusterIP")?.parse()?;
-    Ok((ip, 80).into())
+    Ok((ip, SERVICE_PORT).into())
 }
