@@ -15,7 +15,7 @@ pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
 
 /// Not 80, which a server without privileges may not open.
-const SERVICE_PORT: u16 = 8080;
+pub const SERVICE_PORT: u16 = 8080;
 
 /// The component.
 pub fn image() -> Result<PathBuf> {
