@@ -118,15 +118,18 @@ fn optional(peers: &mut Vec<Peer>, peer: Option<Peer>, name: &str) {
 /// Waits until the way to the pods is open; what they say.
 /// Asks once; the body.
 pub async fn answered(target: &Target) -> Result<String> {
+    let mut said = String::new();
     for _ in 0..1000 {
-        if let Ok(answer) = load::get_once(target.address, &target.host).await
-            && answer.status == 200
-        {
-            // without the size line and the last chunk, if it came in chunks
-            let body = answer.body.lines().find(|line| line.starts_with("Hello")).unwrap_or_default();
-            return Ok(format!("{body}\n"));
+        match load::get_once(target.address, &target.host).await {
+            Ok(answer) if answer.status == 200 => {
+                // without the size line and the last chunk, if it came in chunks
+                let body = answer.body.lines().find(|line| line.starts_with("Hello")).unwrap_or_default();
+                return Ok(format!("{body}\n"));
+            }
+            Ok(answer) => said = format!("{} {}", answer.status, answer.body),
+            Err(error) => said = format!("{error:#}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    bail!("{}: no answer from {}", target.name, target.address);
+    bail!("{} at {}: {said}", target.name, target.address);
 }
