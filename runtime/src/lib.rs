@@ -11,10 +11,12 @@
 pub mod images;
 pub mod logs;
 mod spec;
+mod streams;
 mod wasm;
 
 pub use spec::{
     Body, BoxError, ContainerSpec, ExecError, Exit, ExitReason, HandleError, LoadError, LogSink, Mount, Network,
     NetworkError, StartError, Usage, WasmError,
 };
+pub use streams::{ExecOptions, Input, Output, PIECES_MAX, Session, SessionError};
 pub use wasm::{Container, Program, Shape, Wasm, WasmConfig};
