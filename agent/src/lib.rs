@@ -34,7 +34,7 @@ use inbox::Inbox;
 use netproxy::network;
 use std::sync::Arc;
 use std::time::Duration;
-use sync::{Call, IncomingCall, NodeEnd, Uplink};
+use sync::{Call, CallError, IncomingCall, NodeEnd, Uplink};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -115,8 +115,11 @@ async fn answer(body: Arc<Body>, mut calls: mpsc::Receiver<IncomingCall>, shutdo
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let body = body.clone();
         tokio::spawn(async move {
-            let Call::Logs(wanted) = incoming.call.clone();
-            incoming.answer(logs::open(&body, wanted).await);
+            let answer = match incoming.call.clone() {
+                Call::Logs(wanted) => logs::open(&body, wanted).await,
+                _ => Err(CallError::BadRequest("this node answers calls for logs only".into())),
+            };
+            incoming.answer(answer);
             drop(permit);
         });
     }

@@ -6,10 +6,10 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use runtime::logs::{LogFile, ReadOptions, read};
 use std::path::{Path, PathBuf};
-use sync::{ByteStream, CallError, Logs};
+use sync::{CallError, Logs, Output, OutputStream};
 
 /// Opens a container's log.
-pub async fn open(body: &Body, wanted: Logs) -> Result<ByteStream, CallError> {
+pub async fn open(body: &Body, wanted: Logs) -> Result<OutputStream, CallError> {
     let found = find(body, &wanted)?;
     let options = ReadOptions {
         follow: wanted.follow,
@@ -23,7 +23,7 @@ pub async fn open(body: &Body, wanted: Logs) -> Result<ByteStream, CallError> {
     };
     let opened = tokio::task::spawn_blocking(move || read(&found.dir, found.instance, options, found.live)).await;
     let stream = opened.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-    Ok(stream.map_err(|error| CallError::Failed(error.to_string())).boxed())
+    Ok(stream.map_ok(Output::Stdout).map_err(|error| CallError::Failed(error.to_string())).boxed())
 }
 
 struct Found {

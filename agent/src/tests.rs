@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use state::{Change, Event, Expect, Key, Object, Revision, World, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use sync::{CallError, Caller, Down, Limits, Logs, Rejected};
+use sync::{CallError, Caller, Down, Limits, Logs, Output, Rejected};
 
 /// A master: applies writes in order, tells everything to its one node.
 #[derive(Clone)]
@@ -173,10 +173,11 @@ impl Node {
 
     async fn logs(&self, pod: &str, previous: bool) -> Result<String, CallError> {
         let wanted = Logs { namespace: "default".into(), pod: pod.into(), previous, ..Logs::default() };
-        let mut stream = self.caller.call(Call::Logs(wanted)).await?;
+        let mut stream = self.caller.call(Call::Logs(wanted), sync::no_input()).await?;
         let mut text = Vec::new();
-        while let Some(bytes) = stream.next().await {
-            text.extend_from_slice(&bytes.unwrap());
+        while let Some(output) = stream.next().await {
+            let Output::Stdout(bytes) = output.unwrap() else { panic!("a log has one output") };
+            text.extend_from_slice(&bytes);
         }
         Ok(String::from_utf8(text).unwrap())
     }

@@ -11,7 +11,7 @@ use state::Object;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{CommitError, Store, WatchError};
-use sync::{Call, CallError, Caller, Down, IncomingWrites, MasterEnd, NodeEnd, Rejected, slice};
+use sync::{Call, CallError, Caller, Down, IncomingWrites, MasterEnd, NodeEnd, Output, Rejected, slice};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -136,8 +136,16 @@ impl Nodes for Links {
                 stderr: options.stream != LogStreamKind::Stdout,
             });
             let told = move |error| told(error, &node);
-            let bytes = caller.call(call).await.map_err(&told)?;
-            Ok(bytes.map(move |chunk| chunk.map_err(&told)).boxed())
+            let outputs = caller.call(call, sync::no_input()).await.map_err(&told)?;
+            let bytes = outputs.filter_map(move |output| {
+                let piece = match output {
+                    Ok(Output::Stdout(bytes) | Output::Stderr(bytes)) => Some(Ok(bytes)),
+                    Ok(Output::Exit(_)) => None,
+                    Err(error) => Some(Err(told(error))),
+                };
+                std::future::ready(piece)
+            });
+            Ok(bytes.boxed())
         })
     }
 }

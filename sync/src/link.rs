@@ -1,6 +1,6 @@
 //! The two ends of a node's link, and the one that lives in memory.
 
-use crate::{ByteStream, Call, CallError, IncomingCall};
+use crate::{Call, CallError, IncomingCall, Input, OutputStream};
 use state::{Event, Object, Revision, Write};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -131,15 +131,23 @@ pub struct MasterEnd {
 pub struct Caller(mpsc::Sender<IncomingCall>);
 
 impl Caller {
-    /// Asks the node.
+    /// Asks the node; `input` is what the client sends meanwhile.
     ///
     /// # Errors
     /// [`CallError`] in Kubernetes' words.
-    pub async fn call(&self, call: Call) -> Result<ByteStream, CallError> {
+    pub async fn call(&self, call: Call, input: mpsc::Receiver<Input>) -> Result<OutputStream, CallError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(IncomingCall { call, reply }).await.map_err(|_| CallError::Disconnected)?;
+        self.0.send(IncomingCall { call, input, reply }).await.map_err(|_| CallError::Disconnected)?;
         answer.await.map_err(|_| CallError::Disconnected)?
     }
+}
+
+/// The input of a call that takes none: at its end from the start.
+pub fn no_input() -> mpsc::Receiver<Input> {
+    let (sender, input) = mpsc::channel(1);
+    // there is room for one in an empty channel
+    drop(sender.try_send(Input::End));
+    input
 }
 
 /// A link in memory: for the node in the master's own process.
