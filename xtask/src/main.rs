@@ -1,8 +1,10 @@
-//! The project's own chores: `cargo xtask test` installs what the tests need and runs them all.
+//! The project's own chores: `cargo xtask test` installs and starts what the tests need, and runs them all.
 
+mod docker;
 mod tools;
 
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
@@ -24,10 +26,21 @@ fn main() -> ExitCode {
 
 /// All tests, against an optimised binary: that is what people run, and an unoptimised compiler of Wasm takes minutes.
 fn test(rest: &[&str]) -> Result<()> {
-    let missing = tools::install()?;
+    let mut missing = tools::install()?;
+    let mut environment: Vec<(&str, OsString)> = Vec::new();
+    // held until the tests are over: an engine that was started here ends with it
+    let engine = docker::engine();
+    match &engine {
+        Ok(engine) => {
+            environment.push(("CORACLE_TEST_DOCKER", "1".into()));
+            environment.extend(engine.host().map(|host| ("DOCKER_HOST", host)));
+        }
+        Err(error) => missing.push(format!("tests of Docker containers, mixed pods and registries: {error:#}")),
+    }
     let mut arguments = vec!["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
     arguments.extend(rest);
-    let result = cargo(&arguments);
+    let result = cargo(&arguments, &environment);
+    drop(engine);
     for line in &missing {
         println!("not run: {line}");
     }
@@ -36,13 +49,14 @@ fn test(rest: &[&str]) -> Result<()> {
 
 /// What a reader of the source may take for granted.
 fn check() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
+fn cargo(arguments: &[&str], environment: &[(&str, OsString)]) -> Result<()> {
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let status = Command::new(program).args(arguments).status().context("run cargo")?;
+    let variables = environment.iter().map(|(name, value)| (name, value));
+    let status = Command::new(program).args(arguments).envs(variables).status().context("run cargo")?;
     if !status.success() {
         bail!("cargo {} failed", arguments.join(" "));
     }
