@@ -96,6 +96,12 @@ pub fn may_configure() -> bool {
     has_capability(CAP_NET_ADMIN)
 }
 
+/// Whether this process has CAP_SYS_ADMIN (effective): it may work inside the network namespaces of others.
+pub fn may_enter_namespaces() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    has_capability(CAP_SYS_ADMIN)
+}
+
 /// Whether this process has CAP_NET_BIND_SERVICE or the kernel lets anyone bind `port`.
 pub fn may_bind(port: u16) -> bool {
     const CAP_NET_BIND_SERVICE: u32 = 10;
