@@ -25,6 +25,7 @@ mod routes;
 mod service;
 mod shared;
 mod table;
+mod view;
 mod web;
 
 pub use config::{Limits, ProxyConfig};
@@ -34,6 +35,7 @@ pub use pods::PodGuard;
 pub use problems::{About, Problem};
 pub use proxy::Proxy;
 pub use routes::{
-    Backend, BackendPort, Certificate, HeadlessRecord, IngressRoute, IngressRule, PathKind, PortRoute, Protocol,
-    Routes, ServiceRoute,
+    Backend, BackendPort, Certificate, HeadlessRecord, HostPort, IngressRoute, IngressRule, PathKind, PortRoute,
+    Protocol, Routes, ServiceRoute,
 };
+pub use view::{Dial, DnsPolicy, NAMESERVERS_MAX, PodDns, PodView, SEARCHES_MAX};

@@ -1,7 +1,7 @@
-//! Outgoing HTTP of guests: a name or address becomes a Service, a pod or somebody outside; whoever lives in this process is
-//! called without a socket.
+//! Outgoing HTTP of guests: a name or address becomes a Service, a pod, the asking pod itself or somebody outside; whoever lives
+//! in this process is called without a socket. No way leads to the node's localhost but a hostNetwork pod's.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
@@ -10,17 +10,14 @@ use http_body_util::BodyExt;
 use rustls_pki_types::ServerName;
 
 use crate::balance::{Among, Port};
-use crate::dns::names::{self, Found};
+use crate::dns::resolver::{self, Known};
 use crate::handler::{Body, BoxError, HandlerError};
 use crate::shared::Shared;
+use crate::table::Table;
+use crate::view::{PodView, Via, is_localhost};
 use crate::web::reply::{Refusal, Reply};
 use crate::web::upstream::{Origin, Security};
 use crate::web::{forward, headers};
-
-/// Aliases followed from one name.
-const ALIASES_MAX: usize = 8;
-/// Addresses of one outside name that are tried.
-const ADDRESSES_MAX: usize = 4;
 
 /// Why an outgoing request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +47,12 @@ pub enum RequestError {
 
 /// Where a request goes.
 enum Place {
+    /// A Service's port.
     Port(Arc<Port>),
-    Address(SocketAddr),
+    /// The pod that asks, by this address of its own.
+    Own(SocketAddr),
+    /// Anybody else, under any of these.
+    Addresses(Vec<SocketAddr>),
     /// Outside the cluster, by name.
     Outside(String),
 }
@@ -60,7 +61,7 @@ enum Place {
 pub(crate) async fn request(
     shared: Arc<Shared>,
     mut request: Request<Body>,
-    namespace: String,
+    pod: Arc<PodView>,
 ) -> Result<Response<Body>, RequestError> {
     let authority = request.uri().authority().cloned().ok_or(RequestError::Uri)?;
     let tls = match request.uri().scheme() {
@@ -71,97 +72,132 @@ pub(crate) async fn request(
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let number = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     headers::strip_hop_by_hop(request.headers_mut(), false);
-    let place = find(&shared, host, number, &namespace)?;
+    let place = match find(&shared, &pod, host, number)? {
+        // Boxed, because what it needs would make the future of every call to a pod larger.
+        Place::Outside(name) => Box::pin(outside(&shared, &pod, &name, number)).await?,
+        place => place,
+    };
     let answer = if tls {
-        over_tls(&shared, place, host, number, request).await?
+        over_tls(&shared, &pod, place, host, request).await?
     } else {
         // A pod in this process reads what a socket would have brought it.
         headers::as_http1(&mut request);
-        plain(&shared, place, number, request).await?
+        plain(&shared, &pod, place, request).await
     };
     answer.map(|response| response.map(reply_body)).map_err(|refusal| failed(&authority, refusal))
 }
 
 type Answer = Result<Response<Reply>, Refusal>;
 
-async fn plain(
-    shared: &Arc<Shared>,
-    place: Place,
-    number: u16,
-    request: Request<Body>,
-) -> Result<Answer, RequestError> {
-    Ok(match place {
-        Place::Port(port) => forward::to_port(shared, &port, Among::All, None, request).await,
-        Place::Address(addr) => forward::to_address(shared, Origin { addr, security: Security::None }, request).await,
-        Place::Outside(name) => {
-            let addrs = outside(shared, &name, number).await?;
-            forward::to_addresses(shared, addrs, &Security::None, request).await
+async fn plain(shared: &Arc<Shared>, pod: &PodView, place: Place, request: Request<Body>) -> Answer {
+    let origins = match place {
+        Place::Port(port) => return forward::to_port(shared, &port, Among::All, None, request).await,
+        Place::Own(asked) => {
+            let addr = SocketAddr::new(pod.address, asked.port());
+            match shared.endpoints.get(addr).and_then(|endpoint| endpoint.enter()) {
+                Some(in_flight) => return forward::to_pod(in_flight, request).await,
+                None => own(pod, asked, &Security::None),
+            }
         }
-    })
+        Place::Addresses(addrs) => match addrs.as_slice() {
+            [addr] => return forward::to_address(shared, Origin::new(*addr, Security::None), request).await,
+            _ => origins(addrs, &Security::None),
+        },
+        Place::Outside(name) => return Err(Refusal::NoEndpoints(name)),
+    };
+    forward::to_origins(shared, origins, request).await
 }
 
 async fn over_tls(
     shared: &Arc<Shared>,
+    pod: &PodView,
     place: Place,
     host: &str,
-    number: u16,
     request: Request<Body>,
 ) -> Result<Answer, RequestError> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| RequestError::Uri)?;
-    let addrs = match place {
+    let security = Security::Tls(name);
+    let origins = match place {
         Place::Port(port) => match port.choose(Among::All, &[], None) {
-            Some(endpoint) => vec![endpoint.addr],
+            Some(endpoint) => origins(vec![endpoint.addr], &security),
             None => return Err(RequestError::NoEndpoints(port.name.clone())),
         },
-        Place::Address(addr) => vec![addr],
-        Place::Outside(name) => outside(shared, &name, number).await?,
+        Place::Own(asked) => own(pod, asked, &security),
+        Place::Addresses(addrs) => origins(addrs, &security),
+        Place::Outside(name) => return Err(RequestError::Resolve(name)),
     };
-    Ok(forward::to_addresses(shared, addrs, &Security::Tls(name), request).await)
+    Ok(forward::to_origins(shared, origins, request).await)
 }
 
-fn find(shared: &Shared, host: &str, number: u16, namespace: &str) -> Result<Place, RequestError> {
+fn origins(addrs: Vec<SocketAddr>, security: &Security) -> Vec<Origin> {
+    addrs.into_iter().map(|addr| Origin::new(addr, security.clone())).collect()
+}
+
+/// The sockets of the pod that asks: in its namespace where it has one, else under its address.
+fn own(pod: &PodView, asked: SocketAddr, security: &Security) -> Vec<Origin> {
+    let port = asked.port();
+    match &pod.dial {
+        Some(dial) => {
+            let mut inside = vec![asked];
+            if is_localhost(asked.ip()) {
+                // The name does not say which of the two.
+                inside = vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
+                inside.sort_by_key(|addr| addr.is_ipv4() != asked.is_ipv4());
+            }
+            let via = |addr| Origin { addr, security: security.clone(), via: Some(Via(dial.clone())) };
+            inside.into_iter().map(via).collect()
+        }
+        None if pod.host_network => origins(vec![asked], security),
+        None => origins(vec![SocketAddr::new(pod.address, port)], security),
+    }
+}
+
+fn find(shared: &Shared, pod: &PodView, host: &str, number: u16) -> Result<Place, RequestError> {
     let table = shared.table.load();
-    let at = |address: IpAddr| {
-        let addr = SocketAddr::new(address, number);
-        match table.vip(addr) {
-            Some(port) => Ok(Place::Port(port.clone())),
-            None if table.is_service_address(address) => {
-                Err(RequestError::Connect(addr.to_string(), "the service has no such port".into()))
-            }
-            None => Ok(Place::Address(addr)),
+    match resolver::known(&table, &shared.cluster_domain, pod, host) {
+        Known::Addresses(addresses) => {
+            // Headless Services have several; any will do, in turn.
+            let turn = shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let address = addresses.get(turn % addresses.len().max(1));
+            let nobody = || Err(RequestError::NoEndpoints(host.to_owned()));
+            address.map_or_else(nobody, |address| at(&table, pod, SocketAddr::new(*address, number)))
         }
-    };
-    let mut name = host.to_owned();
-    for _ in 0..ALIASES_MAX {
-        if let Ok(address) = name.parse::<IpAddr>() {
-            return at(address);
-        }
-        match names::resolve(&table, &shared.cluster_domain, &name, namespace) {
-            Some(Found::Addresses(addresses)) => {
-                // Headless Services have several; any will do, in turn.
-                let turn = shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let address = addresses.get(turn % addresses.len().max(1));
-                return address.map_or_else(|| Err(RequestError::NoEndpoints(name)), |address| at(*address));
-            }
-            // An alias is a full name.
-            Some(Found::Alias(alias)) => name = format!("{alias}."),
-            _ if names::is_inside(&shared.cluster_domain, &name) => return Err(RequestError::Resolve(name)),
-            _ => return Ok(Place::Outside(name)),
-        }
+        Known::Outside(name) => Ok(Place::Outside(name)),
+        Known::Absent => Err(RequestError::Resolve(host.to_owned())),
     }
-    Err(RequestError::Resolve(host.to_owned()))
 }
 
-/// Addresses of a name outside the cluster, by the host's resolver.
-pub(crate) async fn outside(shared: &Shared, name: &str, number: u16) -> Result<Vec<SocketAddr>, RequestError> {
-    let target = (name.trim_end_matches('.').to_owned(), number);
-    let lookup = shared.data.spawn(async move {
-        tokio::net::lookup_host(target).await.map(|addrs| addrs.take(ADDRESSES_MAX).collect::<Vec<_>>())
-    });
-    match lookup.await {
-        Ok(Ok(addrs)) if !addrs.is_empty() => Ok(addrs),
-        _ => Err(RequestError::Resolve(name.to_owned())),
+/// Who an address is.
+fn at(table: &Table, pod: &PodView, addr: SocketAddr) -> Result<Place, RequestError> {
+    // In loopback mode the node's own localhost may be a Service's address; a pod's localhost never is.
+    if is_localhost(addr.ip()) && !pod.host_network {
+        return Ok(Place::Own(addr));
     }
+    match table.vip(addr) {
+        Some(port) => Ok(Place::Port(port.clone())),
+        None if pod.is_own(addr.ip()) => Ok(Place::Own(addr)),
+        None if table.is_service_address(addr.ip()) => {
+            Err(RequestError::Connect(addr.to_string(), "the service has no such port".into()))
+        }
+        None => Ok(Place::Addresses(vec![addr])),
+    }
+}
+
+/// Who a name outside the cluster is. Its addresses may be the cluster's all the same, and even the pod's own.
+async fn outside(shared: &Shared, pod: &PodView, name: &str, number: u16) -> Result<Place, RequestError> {
+    let found = resolver::outside(shared, pod, name).await;
+    let found = found.map_err(|_| RequestError::Resolve(name.trim_end_matches('.').to_owned()))?;
+    let table = shared.table.load();
+    let mut addrs = Vec::new();
+    for address in found {
+        match at(&table, pod, SocketAddr::new(address, number)) {
+            Ok(Place::Addresses(more)) => addrs.extend(more),
+            // Another address of the name may still do.
+            _ if !addrs.is_empty() => {}
+            place => return place,
+        }
+    }
+    Ok(Place::Addresses(addrs))
 }
 
 fn reply_body(reply: Reply) -> Body {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -138,7 +139,6 @@ struct Outside {
 
 /// Registers `handler` at `addr` and listens there if the kernel lets us. Must run inside the data runtime.
 pub(crate) fn serve(shared: &Arc<Shared>, addr: SocketAddr, handler: Arc<dyn Handler>) -> PodGuard {
-    let pod = Pod::new(handler);
     let listening = listener::bind(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (addr, listener) = match listening {
         Ok((addr, listener)) => (addr, Some(listener)),
@@ -147,6 +147,17 @@ pub(crate) fn serve(shared: &Arc<Shared>, addr: SocketAddr, handler: Arc<dyn Han
             (addr, None)
         }
     };
+    serve_on(shared, listener, addr, handler)
+}
+
+/// Registers `handler` at `addr` and serves what `listener` brings. Must run inside the data runtime.
+pub(crate) fn serve_on(
+    shared: &Arc<Shared>,
+    listener: Option<TcpListener>,
+    addr: SocketAddr,
+    handler: Arc<dyn Handler>,
+) -> PodGuard {
+    let pod = Pod::new(handler);
     shared.endpoints.register(addr, pod.clone());
     let outside = listener.map(|listener| {
         shared.problems.clear(&About::Pod(addr));

@@ -15,7 +15,7 @@ pub struct Problem {
 }
 
 /// Whose trouble it is; with `at` it tells one problem from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum About {
     /// A listener of a Service.
     Service {
@@ -23,6 +23,15 @@ pub enum About {
         namespace: String,
         /// Its name.
         name: String,
+        /// Where it should listen.
+        at: SocketAddr,
+    },
+    /// A host port of a pod.
+    HostPort {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        pod: String,
         /// Where it should listen.
         at: SocketAddr,
     },

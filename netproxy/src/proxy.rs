@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::balance::{Among, Backends, Port};
 use crate::config::ProxyConfig;
 use crate::dns;
-use crate::dns::names::{self, Found};
+use crate::dns::resolver::{self, Known};
 use crate::handler::{Body, Handler};
 use crate::ingress::Ingress;
 use crate::outgoing::{self, RequestError};
 use crate::pods::{self, PodGuard};
 use crate::problems::Problem;
-use crate::routes::{PortRoute, Routes, ServiceRoute};
+use crate::routes::{HostPort, PortRoute, Routes, ServiceRoute};
 use crate::service::Listeners;
 use crate::shared::Shared;
 use crate::table::{Service, Table};
+use crate::view::PodView;
 
 /// A node's proxy. Clones share it; it stops when the last is gone or on [`Proxy::shutdown`].
 #[derive(Clone)]
@@ -57,7 +58,15 @@ impl Proxy {
         let certificates = std::mem::take(&mut routes.certificates);
         self.0.ingress.certificates.set(certificates, routes.default_certificate.take(), &shared.problems);
         let old = shared.table.load_full();
-        let table = Arc::new(Table::build(routes, &old, |route, index| port(shared, &old, route, index)));
+        let host_ports = std::mem::take(&mut routes.host_ports);
+        let mut table = Table::build(routes, &old, |route, index| port(shared, &old, route, index));
+        for wanted in host_ports {
+            // Two pods of one place: the first keeps it, and the listeners tell the other's trouble.
+            let kept = old.host_port(&wanted).filter(|_| table.host_port(&wanted).is_none());
+            let made = host_port(shared, kept, &wanted);
+            table.host_ports.push((wanted, made));
+        }
+        let table = Arc::new(table);
         shared.table.store(table.clone());
         listeners.apply(shared, &table, &self.0.node_addresses);
         drop(old);
@@ -72,6 +81,22 @@ impl Proxy {
         pods::serve(&self.0.shared, addr, handler)
     }
 
+    /// As [`Proxy::serve_pod`], with a listener that was made elsewhere, such as in the network namespace of the pod.
+    ///
+    /// # Errors
+    /// When the listener cannot be used; nothing is registered then.
+    pub fn serve_pod_on(
+        &self,
+        listener: std::net::TcpListener,
+        addr: SocketAddr,
+        handler: Arc<dyn Handler>,
+    ) -> std::io::Result<PodGuard> {
+        let _runtime = self.0.shared.data.enter();
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        Ok(pods::serve_on(&self.0.shared, Some(listener), addr, handler))
+    }
+
     /// A ready endpoint for a connection to a Service address; None if `vip` is no Service's or nothing is ready.
     pub fn pick(&self, vip: SocketAddr) -> Option<SocketAddr> {
         let table = self.0.shared.table.load();
@@ -83,48 +108,40 @@ impl Proxy {
         self.0.shared.table.load().vip(vip).is_some()
     }
 
-    /// Addresses of a cluster name as a pod of `namespace` sees it (search path, ndots:5). Empty: not a name of the cluster, or
-    /// an alias to one outside.
-    pub fn resolve(&self, name: &str, namespace: &str) -> Vec<IpAddr> {
-        match self.found(name, namespace) {
-            Some(Found::Addresses(addresses)) => addresses,
+    /// Addresses of a name that can be told at once, as `pod` sees them: of its hosts file and of the cluster (search path,
+    /// ndots:5). Empty: neither knows it, or it is an alias to one outside.
+    pub fn resolve(&self, name: &str, pod: &PodView) -> Vec<IpAddr> {
+        match self.known(name, pod) {
+            Known::Addresses(addresses) => addresses,
             _ => Vec::new(),
         }
     }
 
-    /// As [`Proxy::resolve`], then the host's resolver for names outside the cluster.
-    pub async fn lookup(&self, name: &str, namespace: &str) -> std::io::Result<Vec<IpAddr>> {
-        let outside = match self.found(name, namespace) {
-            Some(Found::Addresses(addresses)) => return Ok(addresses),
-            Some(Found::Alias(alias)) => alias,
-            _ => name.to_owned(),
-        };
-        if names::is_inside(&self.0.shared.cluster_domain, &outside) {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no such host: {outside}")));
-        }
-        let addrs = outgoing::outside(&self.0.shared, &outside, 0).await.map_err(std::io::Error::other)?;
-        Ok(addrs.into_iter().map(|addr| addr.ip()).collect())
-    }
-
-    fn found(&self, name: &str, namespace: &str) -> Option<Found> {
-        let shared = &self.0.shared;
-        let (table, domain) = (shared.table.load(), &shared.cluster_domain);
-        let found = names::resolve(&table, domain, name, namespace);
-        match &found {
-            // An alias to a name of the cluster; a chain of them is a mistake nobody needs followed.
-            Some(Found::Alias(alias)) if names::is_inside(domain, alias) => Some(names::lookup(&table, domain, alias)),
-            _ => found,
+    /// As [`Proxy::resolve`], then whoever answers the pod's other names: the host's resolver or name servers of its own.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such name; anything else is trouble that may pass.
+    pub async fn lookup(&self, name: &str, pod: &PodView) -> std::io::Result<Vec<IpAddr>> {
+        match self.known(name, pod) {
+            Known::Addresses(addresses) => Ok(addresses),
+            Known::Outside(outside) => resolver::outside(&self.0.shared, pod, &outside).await,
+            Known::Absent => Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("no such host: {name}"))),
         }
     }
 
-    /// An outgoing HTTP request of a guest in `namespace`. Absolute URI, scheme http or https. To a Service or pod that lives in
-    /// this process it is a function call.
+    fn known(&self, name: &str, pod: &PodView) -> Known {
+        resolver::known(&self.0.shared.table.load(), &self.0.shared.cluster_domain, pod, name)
+    }
+
+    /// An outgoing HTTP request of a guest of `pod`. Absolute URI, scheme http or https. To a Service or pod that lives in
+    /// this process it is a function call. `localhost` and the pod's own address are the pod: what is served in process there,
+    /// then its sockets.
     pub fn request(
         &self,
         request: http::Request<Body>,
-        namespace: &str,
+        pod: Arc<PodView>,
     ) -> impl Future<Output = Result<http::Response<Body>, RequestError>> + Send + 'static {
-        outgoing::request(self.0.shared.clone(), request, namespace.to_owned())
+        outgoing::request(self.0.shared.clone(), request, pod)
     }
 
     /// Where the ingress listens: (HTTP, HTTPS), actual ports.
@@ -183,5 +200,17 @@ fn port(shared: &Shared, old: &Table, route: &ServiceRoute, index: usize) -> Arc
             let name = format!("{}/{}:{}", route.namespace, route.name, wanted.port);
             Port::new(name, backends, shared.limits.affinity_clients_max)
         }
+    }
+}
+
+/// The port object of a host port: the old one of the same place, leading elsewhere now perhaps, or a new one.
+fn host_port(shared: &Shared, kept: Option<&Arc<Port>>, wanted: &HostPort) -> Arc<Port> {
+    let backends = Backends { endpoints: vec![shared.endpoints.at(wanted.to)], h2c: false, affinity: None };
+    match kept {
+        Some(port) => {
+            port.update(backends);
+            port.clone()
+        }
+        None => Port::new(format!("host port {}", wanted.port), backends, shared.limits.affinity_clients_max),
     }
 }

@@ -16,6 +16,25 @@ pub struct Routes {
     pub certificates: Vec<Certificate>,
     /// Served when no name matches; a self-signed one when absent.
     pub default_certificate: Option<Certificate>,
+    /// The host ports of this node's pods.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// `hostPort` of a pod's container: a port of the node that leads to the pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// Its transport.
+    pub protocol: Protocol,
+    /// The one address of the node to listen on; all of them and localhost when None.
+    pub host_ip: Option<IpAddr>,
+    /// The node's port.
+    pub port: u16,
+    /// The pod's address and the container's port.
+    pub to: SocketAddr,
 }
 
 /// One Service with its ready endpoints.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::balance::Port;
 use crate::ingress::Matcher;
-use crate::routes::{BackendPort, Protocol, Routes, ServiceRoute};
+use crate::routes::{BackendPort, HostPort, Protocol, Routes, ServiceRoute};
 
 /// One Service with its ports.
 pub(crate) struct Service {
@@ -46,6 +46,8 @@ pub(crate) struct Table {
     /// Names of addresses: Services' and headless pods', without the cluster domain.
     reverse: HashMap<IpAddr, String>,
     pub(crate) ingress: Matcher,
+    /// Ports of the node that lead to pods.
+    pub(crate) host_ports: Vec<(HostPort, Arc<Port>)>,
 }
 
 impl Table {
@@ -66,6 +68,12 @@ impl Table {
             table.service(namespace, name).and_then(|service| service.port(port)).cloned()
         });
         table
+    }
+
+    /// The port object of a host port, whichever pod it leads to.
+    pub(crate) fn host_port(&self, wanted: &HostPort) -> Option<&Arc<Port>> {
+        let place = |port: &HostPort| (port.protocol, port.host_ip, port.port);
+        self.host_ports.iter().find(|(port, _)| place(port) == place(wanted)).map(|(_, port)| port)
     }
 
     fn enter(&mut self, service: Arc<Service>) {

@@ -5,21 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Message, OpCode, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::{Connection, Connections};
+use crate::dns::client::{self, MESSAGE_BYTES_MAX, Transport};
 use crate::dns::wire::{self, Reply};
 use crate::listener;
 use crate::problems::About;
 use crate::service::udp;
 use crate::shared::Shared;
 
-/// Length of a DNS message over TCP is two bytes.
-const MESSAGE_BYTES_MAX: usize = 65535;
 /// The host's resolvers that are asked, one after the other.
 const RESOLVERS_MAX: usize = 3;
 
@@ -29,13 +28,6 @@ pub(crate) struct Dns {
     resolv_conf: PathBuf,
     own: SocketAddr,
     queries: Arc<Semaphore>,
-}
-
-/// How a client asked; upstream is asked the same way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Transport {
-    Udp,
-    Tcp,
 }
 
 /// Binds both listeners on one port and serves until `shared.stop`. Must run inside the data runtime.
@@ -170,7 +162,7 @@ impl Dns {
                 }
             },
             Reply::ForwardAlias(mut reply, query) => {
-                let answer = self.ask(&question(message.metadata.id, query).to_vec().ok()?, transport).await;
+                let answer = self.ask(&client::question(message.metadata.id, query).to_vec().ok()?, transport).await;
                 if let Some(answer) = answer.and_then(|bytes| Message::from_vec(&bytes).ok()) {
                     reply.answers.extend(answer.answers);
                 }
@@ -180,15 +172,10 @@ impl Dns {
         }
     }
 
-    /// The first good answer of the host's resolvers.
+    /// The first good answer of the host's resolvers, asked the way we were.
     async fn ask(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
         for resolver in resolvers(&self.resolv_conf, self.own) {
-            let asked = async {
-                match transport {
-                    Transport::Udp => ask_udp(resolver, packet).await,
-                    Transport::Tcp => ask_tcp(resolver, packet).await,
-                }
-            };
+            let asked = client::ask(resolver, packet, transport);
             match tokio::time::timeout(self.shared.limits.dns_timeout, asked).await {
                 Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(error)) => tracing::debug!(%resolver, %error, "resolver failed"),
@@ -197,39 +184,6 @@ impl Dns {
         }
         None
     }
-}
-
-fn question(id: u16, query: Query) -> Message {
-    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.queries.push(query);
-    message
-}
-
-async fn ask_udp(resolver: SocketAddr, packet: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: SocketAddr = if resolver.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    // A fresh port and a connected socket: only the resolver's own packets arrive.
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(resolver).await?;
-    socket.send(packet).await?;
-    let mut answer = vec![0; MESSAGE_BYTES_MAX];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        if length > 2 && answer[..2] == packet[..2] {
-            answer.truncate(length);
-            return Ok(answer);
-        }
-    }
-}
-
-async fn ask_tcp(resolver: SocketAddr, packet: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(resolver).await?;
-    let mut framed = u16::try_from(packet.len()).map_err(std::io::Error::other)?.to_be_bytes().to_vec();
-    framed.extend_from_slice(packet);
-    stream.write_all(&framed).await?;
-    let mut answer = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
 }
 
 /// `nameserver` lines (an address, or an address and port), without ourselves. Read anew each time: DHCP changes it.

@@ -1,12 +1,13 @@
-//! Listeners of Services: which addresses must be listened on, and the difference to what is. A port without ready endpoints has
-//! no listener, so that clients are refused at once, as by kube-proxy's REJECT.
+//! Listeners of Services and host ports: which addresses must be listened on, and the difference to what is. A port without ready
+//! endpoints has no listener, so that clients are refused at once, as by kube-proxy's REJECT.
 
 pub(crate) mod l4;
 pub(crate) mod udp;
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,7 @@ use crate::balance::Port;
 use crate::connections::Connections;
 use crate::listener;
 use crate::problems::About;
-use crate::routes::Protocol;
+use crate::routes::{HostPort, Protocol};
 use crate::shared::Shared;
 use crate::table::Table;
 
@@ -45,7 +46,7 @@ struct Wanted {
 impl Listeners {
     /// Stops what is not wanted any more, starts what is new, leaves alone all else. Must run inside the data runtime.
     pub(crate) fn apply(&mut self, shared: &Arc<Shared>, table: &Table, node_addresses: &[IpAddr]) {
-        let wanted = wanted(table, node_addresses);
+        let Plan { wanted, conflicts } = plan(table, node_addresses);
         self.running.retain(|place, running| {
             let keep = wanted.get(place).is_some_and(|wanted| Arc::ptr_eq(&wanted.port, &running.port));
             if !keep {
@@ -53,10 +54,10 @@ impl Listeners {
             }
             keep && !running.again
         });
+        let lasting: HashSet<&About> =
+            wanted.values().map(|wanted| &wanted.about).chain(conflicts.iter().map(|(about, _)| about)).collect();
         shared.problems.clear_if(|about| {
-            let About::Service { at, .. } = about else { return false };
-            let is = |protocol| wanted.get(&(protocol, *at)).is_some_and(|wanted| wanted.about == *about);
-            !is(Protocol::Tcp) && !is(Protocol::Udp)
+            matches!(about, About::Service { .. } | About::HostPort { .. }) && !lasting.contains(about)
         });
         for (place, wanted) in wanted {
             if self.running.contains_key(&place) {
@@ -74,10 +75,19 @@ impl Listeners {
             let again = started.is_err_and(|error| error.kind() != ErrorKind::PermissionDenied);
             self.running.insert(place, Running { port: wanted.port, stop, again });
         }
+        for (about, message) in conflicts {
+            shared.problems.add(about, message);
+        }
     }
 }
 
-fn wanted(table: &Table, node_addresses: &[IpAddr]) -> HashMap<Place, Wanted> {
+/// The listeners that should be, and those that cannot because somebody else has their place.
+struct Plan {
+    wanted: HashMap<Place, Wanted>,
+    conflicts: Vec<(About, String)>,
+}
+
+fn plan(table: &Table, node_addresses: &[IpAddr]) -> Plan {
     let mut wanted = HashMap::new();
     for service in table.services() {
         for (route, port) in service.route.ports.iter().zip(&service.ports).filter(|(_, port)| !port.is_empty()) {
@@ -95,7 +105,42 @@ fn wanted(table: &Table, node_addresses: &[IpAddr]) -> HashMap<Place, Wanted> {
             }
         }
     }
-    wanted
+    let mut conflicts = Vec::new();
+    for (route, port) in &table.host_ports {
+        for address in host_addresses(route, node_addresses) {
+            let at = SocketAddr::new(address, route.port);
+            let about = About::HostPort { namespace: route.namespace.clone(), pod: route.pod.clone(), at };
+            match wanted.entry((route.protocol, at)) {
+                Entry::Vacant(place) => {
+                    place.insert(Wanted { port: port.clone(), about, what: "host port" });
+                }
+                Entry::Occupied(taken) => {
+                    conflicts.push((about, format!("cannot listen on host port {at}: {}", holder(&taken.get().about))));
+                }
+            }
+        }
+    }
+    Plan { wanted, conflicts }
+}
+
+/// Where a host port is listened on.
+fn host_addresses(route: &HostPort, node_addresses: &[IpAddr]) -> Vec<IpAddr> {
+    match route.host_ip.filter(|address| !address.is_unspecified()) {
+        Some(address) => vec![address],
+        None => {
+            let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            let others = node_addresses.iter().copied().filter(|address| *address != localhost);
+            others.chain([localhost]).collect()
+        }
+    }
+}
+
+fn holder(about: &About) -> String {
+    match about {
+        About::Service { namespace, name, .. } => format!("service {namespace}/{name} has it"),
+        About::HostPort { namespace, pod, .. } => format!("pod {namespace}/{pod} has it"),
+        _ => "it is taken".into(),
+    }
 }
 
 fn start(shared: &Arc<Shared>, place: Place, port: Arc<Port>, stop: CancellationToken) -> std::io::Result<()> {

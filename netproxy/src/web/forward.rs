@@ -1,14 +1,14 @@
 //! One request to a Service's port: to a pod in this process by a function call, to any other endpoint through a pooled
 //! connection. Whoever refuses without having taken the request costs the client nothing: the next endpoint gets it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
 
 use crate::balance::{Among, Port};
 use crate::handler::{Body, HandlerError};
-use crate::pods::Endpoint;
+use crate::pods::{Endpoint, InFlight};
 use crate::shared::Shared;
 use crate::web::headers;
 use crate::web::reply::{Refusal, Reply};
@@ -66,7 +66,7 @@ async fn attempt(shared: &Arc<Shared>, port: &Port, endpoint: &Arc<Endpoint>, re
     }
     let security = if port.h2c() { Security::H2c } else { Security::None };
     // Boxed, because all that dialing needs would make the future of every call to a pod larger.
-    Box::pin(to_socket(shared, endpoint, Origin { addr: endpoint.addr, security }, request)).await
+    Box::pin(to_socket(shared, endpoint, Origin::new(endpoint.addr, security), request)).await
 }
 
 /// Through a socket, with everything a proxy does to a request.
@@ -119,28 +119,31 @@ pub(crate) async fn to_address(
     if let Some(endpoint) = local
         && let Some(in_flight) = endpoint.enter()
     {
-        let response = in_flight.call(request).await?;
-        return Ok(response.map(|body| Reply::Pod { body, _in_flight: in_flight }));
+        return to_pod(in_flight, request).await;
     }
-    to_addresses(shared, vec![origin.addr], &origin.security, request).await
+    to_origins(shared, vec![origin], request).await
+}
+
+/// One request to a pod of this process.
+pub(crate) async fn to_pod(in_flight: InFlight, request: Request<Body>) -> Result<Response<Reply>, Refusal> {
+    let response = in_flight.call(request).await?;
+    Ok(response.map(|body| Reply::Pod { body, _in_flight: in_flight }))
 }
 
 /// One request to somebody with several addresses: the first that can be connected to gets it.
-pub(crate) async fn to_addresses(
+pub(crate) async fn to_origins(
     shared: &Arc<Shared>,
-    addrs: Vec<SocketAddr>,
-    security: &Security,
+    origins: Vec<Origin>,
     mut request: Request<Body>,
 ) -> Result<Response<Reply>, Refusal> {
     let mut last = Refusal::NoEndpoints(String::new());
-    for addr in addrs {
-        let origin = Origin { addr, security: security.clone() };
+    for origin in origins {
         match shared.upstreams.send(&origin, request, None).await {
             Ok(response) => return Ok(response.map(Reply::Upstream)),
-            Err(SendError::Broken(error)) => return Err(Refusal::Broken(addr.to_string(), error)),
+            Err(SendError::Broken(error)) => return Err(Refusal::Broken(origin.addr.to_string(), error)),
             Err(SendError::NotSent(back, error)) => {
                 request = *back;
-                last = Refusal::Connect(addr.to_string(), error);
+                last = Refusal::Connect(origin.addr.to_string(), error);
             }
         }
     }

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use crate::config::Limits;
 use crate::handler::{Body, BoxError, empty};
 use crate::pods::Open;
+use crate::view::Via;
 use crate::web::headers;
 
 /// Locks of the pool, so that origins do not wait for each other.
@@ -35,6 +36,24 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub(crate) struct Origin {
     pub(crate) addr: SocketAddr,
     pub(crate) security: Security,
+    /// The network namespace it is in, if not this one.
+    pub(crate) via: Option<Via>,
+}
+
+impl Origin {
+    /// Somebody in this process's own network.
+    pub(crate) fn new(addr: SocketAddr, security: Security) -> Self {
+        Self { addr, security, via: None }
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = match &self.via {
+            Some(Via(dial)) => dial.connect(self.addr).await?,
+            None => TcpStream::connect(self.addr).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
 }
 
 /// What is spoken on a connection.
@@ -196,25 +215,25 @@ impl Upstreams {
         match &origin.security {
             Security::Tls(name) => {
                 let connector = self.connector()?;
-                let (addr, name, timeout) = (origin.addr, name.clone(), self.connect_timeout);
+                let (origin, name, timeout) = (origin.clone(), name.clone(), self.connect_timeout);
                 self.on_data(timeout, async move {
-                    let tls = connector.connect(name, connect(addr).await?).await?;
+                    let tls = connector.connect(name, origin.connect().await?).await?;
                     http1_on(TokioIo::new(tls)).await
                 })
                 .await
             }
             _ => {
-                let addr = origin.addr;
-                self.on_data(self.connect_timeout, async move { http1_on(TokioIo::new(connect(addr).await?)).await })
-                    .await
+                let origin = origin.clone();
+                let dialing = async move { http1_on(TokioIo::new(origin.connect().await?)).await };
+                self.on_data(self.connect_timeout, dialing).await
             }
         }
     }
 
     async fn dial_http2(&self, origin: &Origin) -> Result<Http2, BoxError> {
-        let addr = origin.addr;
+        let origin = origin.clone();
         self.on_data(self.connect_timeout, async move {
-            let io = TokioIo::new(connect(addr).await?);
+            let io = TokioIo::new(origin.connect().await?);
             let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
             tokio::spawn(connection);
             Ok(sender)
@@ -295,12 +314,6 @@ impl Upstreams {
             shard.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
-}
-
-async fn connect(addr: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 async fn http1_on<IO>(io: IO) -> Result<Http1, BoxError>

@@ -1,13 +1,16 @@
 //! DNS by hand-made packets.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use netproxy::{HeadlessRecord, Proxy, ServiceRoute};
+use netproxy::{DnsPolicy, HeadlessRecord, PodDns, PodView, Proxy, ServiceRoute};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::support::{at, config, routes, tcp};
+use crate::support::{at, config, named, routes, tcp, text, view};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
@@ -152,4 +155,137 @@ async fn garbage_gets_an_error_or_nothing() {
         socket.send_to(&noise, server).await.unwrap();
     }
     assert_eq!(head(&ask(server, &good).await), (0, false, 1, 0));
+}
+
+#[tokio::test]
+async fn a_pods_search_domains_end_at_the_cluster_or_outside() {
+    let (_proxy, server) = server().await;
+    // What a C library with a pod's resolv.conf asks for, in this order.
+    for (name, expected) in [
+        ("web.default.svc.cluster.local", (0, 1)),
+        ("example.org.default.svc.cluster.local", (3, 0)),
+        ("example.org.svc.cluster.local", (3, 0)),
+        ("example.org.cluster.local", (3, 0)),
+    ] {
+        let (code, _, answers, _) = head(&ask(server, &query(name, A)).await);
+        assert_eq!((code, answers), expected, "{name}");
+    }
+}
+
+/// A name server with some names; it tells the length of what is too long for a datagram only over TCP.
+async fn name_server(zone: &'static [(&'static str, [u8; 4])], count: Arc<AtomicUsize>) -> SocketAddr {
+    let tcp = tokio::net::TcpListener::bind(at(0)).await.unwrap();
+    let addr = tcp.local_addr().unwrap();
+    let udp = UdpSocket::bind(addr).await.unwrap();
+    let answer = move |packet: &[u8], is_udp: bool| {
+        let mut answer = packet.to_vec();
+        answer[2] |= 0x80;
+        let lower = packet[12..].to_ascii_lowercase();
+        let asked = zone.iter().find(|(name, _)| lower.starts_with(&query(name, A)[12..name.len() + 14]));
+        let kind_is_a = packet[packet.len() - 4..packet.len() - 2] == [0, 1];
+        match asked {
+            Some((name, _)) if *name == "broken.example" => answer[3] |= 2,
+            Some((name, _)) if *name == "long.example" && is_udp => answer[2] |= 2,
+            Some((_, address)) if kind_is_a => {
+                answer[7] = 1;
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4]);
+                answer.extend_from_slice(address);
+            }
+            Some(_) => {}
+            None => answer[3] |= 3,
+        }
+        answer
+    };
+    tokio::spawn(async move {
+        let mut packet = [0; 512];
+        loop {
+            tokio::select! {
+                datagram = udp.recv_from(&mut packet) => {
+                    let (length, from) = datagram.unwrap();
+                    count.fetch_add(1, Ordering::SeqCst);
+                    udp.send_to(&answer(&packet[..length], true), from).await.unwrap();
+                }
+                accepted = tcp.accept() => {
+                    let (mut stream, _) = accepted.unwrap();
+                    let mut packet = vec![0; stream.read_u16().await.unwrap().into()];
+                    stream.read_exact(&mut packet).await.unwrap();
+                    let answer = answer(&packet, false);
+                    stream.write_u16(answer.len() as u16).await.unwrap();
+                    stream.write_all(&answer).await.unwrap();
+                }
+            }
+        }
+    });
+    addr
+}
+
+fn own_servers(nameservers: Vec<SocketAddr>, searches: &[&str]) -> PodView {
+    let mut pod = view("default");
+    pod.dns = PodDns {
+        policy: DnsPolicy::None,
+        nameservers,
+        searches: searches.iter().map(|search| (*search).to_owned()).collect(),
+        timeout: Some(Duration::from_millis(500)),
+        ..PodDns::default()
+    };
+    pod
+}
+
+#[tokio::test]
+async fn a_pod_with_name_servers_of_its_own_asks_nobody_else() {
+    let proxy = crate::support::proxy();
+    proxy.set_routes(routes(vec![tcp("web", "10.43.0.7:80".parse().unwrap(), &[])]));
+    let count = Arc::new(AtomicUsize::new(0));
+    let zone = &[
+        ("db.corp.example", [192, 0, 2, 1]),
+        ("long.example", [192, 0, 2, 2]),
+        ("broken.example", [0; 4]),
+        ("node.example", [127, 0, 0, 1]),
+    ];
+    let server = name_server(zone, count.clone()).await;
+    // The first does not answer at all: UDP to a socket nobody reads.
+    let silent = UdpSocket::bind(at(0)).await.unwrap();
+    let mut pod = own_servers(vec![server], &["corp.example."]);
+    pod.hosts = vec![("192.0.2.77".parse().unwrap(), vec!["alias.example".into(), "other".into()])];
+    for (name, expected) in [
+        ("db", Ok("192.0.2.1")),
+        ("db.corp.example.", Ok("192.0.2.1")),
+        ("DB.corp.example", Ok("192.0.2.1")),
+        ("long.example", Ok("192.0.2.2")),
+        ("other", Ok("192.0.2.77")),
+        ("ALIAS.example.", Ok("192.0.2.77")),
+        ("web", Err(ErrorKind::NotFound)),
+        ("web.default.svc.cluster.local", Err(ErrorKind::NotFound)),
+        ("broken.example", Err(ErrorKind::Other)),
+    ] {
+        let found = proxy.lookup(name, &pod).await.map_err(|error| error.kind());
+        assert_eq!(found, expected.map(|address| vec![address.parse().unwrap()]), "{name}");
+    }
+    let asked = count.load(Ordering::SeqCst);
+    let two = own_servers(vec![silent.local_addr().unwrap(), server], &[]);
+    assert_eq!(proxy.lookup("db.corp.example", &two).await.unwrap(), ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(count.load(Ordering::SeqCst), asked + 2, "one question of each kind");
+    // A name that leads to localhost leads to the pod, where nothing listens.
+    let request =
+        http::Request::get(format!("http://node.example:{}/", server.port())).body(netproxy::empty()).unwrap();
+    let answer = proxy.request(request, Arc::new(pod.clone())).await;
+    assert!(matches!(answer, Err(netproxy::RequestError::Connect(..))));
+    pod.dns.policy = DnsPolicy::ClusterFirst;
+    assert_eq!(proxy.lookup("web", &pod).await.unwrap(), ["10.43.0.7".parse::<IpAddr>().unwrap()]);
+    pod.dns.policy = DnsPolicy::Default;
+    assert!(proxy.resolve("web", &pod).is_empty());
+}
+
+#[tokio::test]
+async fn the_cluster_dns_as_a_pods_own_server_leads_to_services() {
+    let (proxy, server) = server().await;
+    let pod = proxy.serve_pod("203.0.113.2:8080".parse().unwrap(), named("pod"));
+    proxy.set_routes(routes(vec![tcp("web", "203.0.113.1:80".parse().unwrap(), &[pod.addr()])]));
+    let view = own_servers(vec![server], &["default.svc.cluster.local", "svc.cluster.local"]);
+    for url in ["http://web/", "http://web.default/"] {
+        let request = http::Request::get(url).body(netproxy::empty()).unwrap();
+        // No socket has that address: it is found to be a Service's.
+        let answer = proxy.request(request, Arc::new(view.clone())).await.unwrap();
+        assert_eq!(text(answer).await.1, "pod", "{url}");
+    }
 }

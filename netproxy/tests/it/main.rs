@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod dns;
+mod host_ports;
 mod hostile;
 mod ingress;
 mod outgoing;

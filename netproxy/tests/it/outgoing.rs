@@ -1,17 +1,22 @@
 //! Requests of guests: by name, by address, without sockets where possible.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode};
-use netproxy::{Body, HeadlessRecord, Proxy, RequestError, ServiceRoute, empty, full};
+use netproxy::{Body, Dial, HeadlessRecord, PodView, Proxy, RequestError, ServiceRoute, empty, full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Pod, at, named, proxy, routes, tcp, text};
+use crate::support::{Pod, at, client, get, named, proxy, routes, tcp, text, view};
 
 async fn ask(proxy: &Proxy, url: &str, namespace: &str) -> Result<(StatusCode, String), RequestError> {
-    let response = proxy.request(Request::get(url).body(empty()).unwrap(), namespace).await?;
+    ask_as(proxy, url, view(namespace)).await
+}
+
+async fn ask_as(proxy: &Proxy, url: &str, pod: PodView) -> Result<(StatusCode, String), RequestError> {
+    let response = proxy.request(Request::get(url).body(empty()).unwrap(), Arc::new(pod)).await?;
     Ok(text(response).await)
 }
 
@@ -102,8 +107,123 @@ async fn names_resolve_as_in_a_pod() {
     let pod = proxy.serve_pod(at(0), named("pod"));
     let vip = at(8000);
     proxy.set_routes(routes(vec![tcp("web", vip, &[pod.addr()])]));
-    assert_eq!(proxy.resolve("web", "default"), [vip.ip()]);
-    assert_eq!(proxy.resolve("web", "other"), [] as [std::net::IpAddr; 0]);
-    assert_eq!(proxy.lookup("web.default.svc", "other").await.unwrap(), [vip.ip()]);
-    assert!(proxy.lookup("localhost", "other").await.unwrap().iter().all(std::net::IpAddr::is_loopback));
+    assert_eq!(proxy.resolve("web", &view("default")), [vip.ip()]);
+    assert_eq!(proxy.resolve("web", &view("other")), [] as [IpAddr; 0]);
+    assert_eq!(proxy.lookup("web.default.svc", &view("other")).await.unwrap(), [vip.ip()]);
+    assert_eq!(proxy.lookup("localhost", &view("other")).await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
+    let missing = proxy.lookup("nobody.default.svc.cluster.local", &view("default")).await.unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+}
+
+/// Answers every request with `text`.
+async fn server(addr: SocketAddr, text: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", text.len());
+                let _ = stream.write_all(format!("{head}{text}").as_bytes()).await;
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_pods_localhost_is_never_the_nodes() {
+    let proxy = proxy();
+    // What an administrator keeps to the node itself.
+    let node = server("127.0.0.1:0".parse().unwrap(), "node").await;
+    let port = node.port();
+    let alias = ServiceRoute {
+        namespace: "default".into(),
+        name: "alias".into(),
+        external_name: Some("localhost".into()),
+        ..ServiceRoute::default()
+    };
+    proxy.set_routes(routes(vec![alias]));
+    let mut pod = view("default");
+    pod.hosts = vec![("127.0.0.1".parse().unwrap(), vec!["sneaky.example.com".into()])];
+    let names = [
+        "localhost",
+        "LOCALHOST.",
+        "127.0.0.1",
+        "0.0.0.0",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "alias",
+        "sneaky.example.com",
+    ];
+    for name in names {
+        let answer = ask_as(&proxy, &format!("http://{name}:{port}/"), pod.clone()).await;
+        assert!(matches!(answer, Err(RequestError::Connect(..))), "{name}: {answer:?}");
+    }
+    // The pod's own sockets are what it means.
+    server(SocketAddr::new(pod.address, port), "pod").await;
+    for name in names {
+        let answer = ask_as(&proxy, &format!("http://{name}:{port}/"), pod.clone()).await.unwrap();
+        assert_eq!(answer.1, "pod", "{name}");
+    }
+    // And before them what it serves in this process.
+    let served = proxy.serve_pod(SocketAddr::new(pod.address, port), named("in process"));
+    assert_eq!(ask_as(&proxy, &format!("http://localhost:{port}/"), pod.clone()).await.unwrap().1, "in process");
+    drop(served);
+    // A pod in the node's network has the node's localhost.
+    pod.host_network = true;
+    assert_eq!(ask_as(&proxy, &format!("http://localhost:{port}/"), pod).await.unwrap().1, "node");
+}
+
+/// Stands for a network namespace: whatever is asked for is one server, and is remembered.
+struct Inside(SocketAddr, Mutex<Vec<SocketAddr>>);
+
+impl Dial for Inside {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, std::io::Result<TcpStream>> {
+        self.1.lock().unwrap().push(to);
+        let refused = to.is_ipv6().then(|| std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+        let addr = self.0;
+        Box::pin(async move { refused.map_or(Ok(()), Err).and(TcpStream::connect(addr).await) })
+    }
+}
+
+#[tokio::test]
+async fn a_pod_with_a_namespace_is_asked_inside_it() {
+    let proxy = proxy();
+    let one = Arc::new(Inside(moody_server().await, Mutex::default()));
+    let two = Arc::new(Inside(server(at(0), "two").await, Mutex::default()));
+    let pod = |dial: &Arc<Inside>| PodView { dial: Some(dial.clone()), ..view("default") };
+    let first = pod(&one);
+    for (name, expected) in [
+        ("localhost", vec!["127.0.0.1:90".parse().unwrap()]),
+        ("[::1]", vec!["[::1]:90".parse().unwrap(), "127.0.0.1:90".parse().unwrap()]),
+        (first.address.to_string().as_str(), vec![SocketAddr::new(first.address, 90)]),
+    ] {
+        assert_eq!(ask_as(&proxy, &format!("http://{name}:90/"), first.clone()).await.unwrap().1, "ok", "{name}");
+        assert_eq!(std::mem::take(&mut *one.1.lock().unwrap()), expected, "{name}");
+    }
+    // The same address in another namespace is another server, kept connections or not.
+    assert_eq!(ask_as(&proxy, "http://localhost:90/", pod(&two)).await.unwrap().1, "two");
+    let served = proxy.serve_pod(SocketAddr::new(first.address, 90), named("in process"));
+    assert_eq!(ask_as(&proxy, "http://localhost:90/", first).await.unwrap().1, "in process");
+    drop(served);
+}
+
+#[tokio::test]
+async fn a_listener_of_another_namespace_serves_the_pod() {
+    let proxy = proxy();
+    let listener = std::net::TcpListener::bind(at(0)).unwrap();
+    let inside = listener.local_addr().unwrap();
+    // Where it is known, as opposed to where it listens: nobody here has that address.
+    let outside: SocketAddr = "203.0.113.9:8080".parse().unwrap();
+    let pod = proxy.serve_pod_on(listener, outside, named("pod")).unwrap();
+    assert!(pod.listening() && pod.addr() == outside);
+    assert_eq!(get(&client(), &format!("http://{inside}/")).await.1, "pod");
+    assert_eq!(ask(&proxy, &format!("http://{outside}/"), "default").await.unwrap().1, "pod");
+    pod.drain().await;
+    while TcpStream::connect(inside).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
 }

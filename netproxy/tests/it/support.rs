@@ -12,7 +12,9 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use netproxy::{Body, Handler, HandlerError, PortRoute, Protocol, Proxy, ProxyConfig, Routes, ServiceRoute, full};
+use netproxy::{
+    Body, Handler, HandlerError, PodView, PortRoute, Protocol, Proxy, ProxyConfig, Routes, ServiceRoute, full,
+};
 
 /// A fresh address in 127.0.0.0/8; other test processes on this machine have other ones.
 pub fn address() -> IpAddr {
@@ -68,6 +70,11 @@ pub fn counting(name: &'static str) -> (Arc<dyn Handler>, Arc<AtomicUsize>) {
 /// A pod that sends the request's body back.
 pub fn echo() -> Arc<dyn Handler> {
     Arc::new(Pod(|request: Request<Body>| async move { Ok(Response::new(request.into_body())) }))
+}
+
+/// A pod of `namespace` that asks for something, on an address of its own.
+pub fn view(namespace: &str) -> PodView {
+    PodView::new(namespace, address())
 }
 
 /// Service `name` in `default` at `vip` with these endpoints.
