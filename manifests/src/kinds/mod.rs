@@ -11,20 +11,25 @@ pub(crate) mod job;
 mod lease;
 mod namespace;
 mod node;
+mod persistent_volume;
+pub(crate) mod persistent_volume_claim;
 mod pod;
 mod replicaset;
 mod runtime_class;
 mod service;
 mod service_account;
+mod storage_class;
 
 use crate::Kind;
 
-static KINDS: [Kind; 17] = [
+static KINDS: [Kind; 20] = [
     config::CONFIG_MAP,
     endpoints::ENDPOINTS,
     event::EVENT,
     namespace::NAMESPACE,
     node::NODE,
+    persistent_volume_claim::PERSISTENT_VOLUME_CLAIM,
+    persistent_volume::PERSISTENT_VOLUME,
     pod::POD,
     config::SECRET,
     service_account::SERVICE_ACCOUNT,
@@ -37,6 +42,7 @@ static KINDS: [Kind; 17] = [
     ingress::INGRESS_CLASS,
     ingress::INGRESS,
     runtime_class::RUNTIME_CLASS,
+    storage_class::STORAGE_CLASS,
 ];
 
 /// Every built-in kind.

@@ -2,7 +2,8 @@
 
 use super::containers::{field_reference, resource_reference};
 use crate::field::{At, Fault, FieldError, invalid_by};
-use crate::names;
+use crate::kinds::persistent_volume_claim;
+use crate::{names, quantity};
 use std::collections::HashSet;
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
@@ -10,6 +11,7 @@ const MODE_MAX: i64 = 0o777;
 /// Fields of the pod that a file may show, beside single labels and annotations.
 const FILE_FIELDS: [&str; 5] =
     ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const PROPAGATIONS: [&str; 3] = ["Bidirectional", "HostToContainer", "None"];
 const HOST_PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
@@ -52,17 +54,10 @@ fn source(volume: &At<'_>) -> Vec<FieldError> {
     let Some(kind) = kinds.first() else { return errors };
     let source = volume.field(kind);
     match *kind {
-        "hostPath" => {
-            let path = source.field("path");
-            if path.text().is_empty() {
-                errors.push(path.required(""));
-            } else if path.text().split('/').any(|part| part == "..") {
-                errors.push(path.invalid("must not contain '..'"));
-            }
-            if !HOST_PATH_TYPES.contains(&source.field("type").text()) {
-                errors.push(source.field("type").not_supported(&HOST_PATH_TYPES));
-            }
-        }
+        "hostPath" => errors.extend(host_path(&source)),
+        "nfs" => errors.extend(nfs(&source)),
+        "emptyDir" => errors.extend(empty_dir(&source)),
+        "ephemeral" => errors.extend(ephemeral(&source)),
         "secret" => errors.extend(keyed(&source, "secretName")),
         "configMap" => errors.extend(keyed(&source, "name")),
         "downwardAPI" => errors.extend(downward(&source)),
@@ -73,6 +68,55 @@ fn source(volume: &At<'_>) -> Vec<FieldError> {
         _ => {}
     }
     errors
+}
+
+/// What is wrong with a directory or file of the node, of a pod or a volume.
+pub(crate) fn host_path(source: &At<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let path = source.field("path");
+    if path.text().is_empty() {
+        errors.push(path.required(""));
+    } else if path.text().split('/').any(|part| part == "..") {
+        errors.push(path.invalid("must not contain '..'"));
+    }
+    if !HOST_PATH_TYPES.contains(&source.field("type").text()) {
+        errors.push(source.field("type").not_supported(&HOST_PATH_TYPES));
+    }
+    errors
+}
+
+/// What is wrong with a network file system, of a pod or a volume.
+pub(crate) fn nfs(source: &At<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if source.field("server").text().is_empty() {
+        errors.push(source.field("server").required(""));
+    }
+    let path = source.field("path");
+    if path.text().is_empty() {
+        errors.push(path.required(""));
+    } else if !path.text().starts_with('/') {
+        errors.push(path.invalid("must be an absolute path"));
+    }
+    errors
+}
+
+fn empty_dir(source: &At<'_>) -> Option<FieldError> {
+    let limit = source.field("sizeLimit");
+    let bad = |amount: Result<quantity::Amount, _>| amount.map_or(true, |amount| amount.is_negative());
+    (limit.is_set() && bad(quantity::parse(&text_of(limit.value))))
+        .then(|| limit.forbidden("SizeLimit field must be a valid resource quantity"))
+}
+
+fn text_of(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn ephemeral(source: &At<'_>) -> Vec<FieldError> {
+    let template = source.field("volumeClaimTemplate");
+    match template.is_set() {
+        false => vec![template.required("")],
+        true => persistent_volume_claim::spec(&template.field("spec")),
+    }
 }
 
 fn mode(mode: &At<'_>) -> Option<FieldError> {
@@ -183,6 +227,10 @@ pub fn mounts(mounts: &At<'_>, volumes: &HashSet<&str>) -> Vec<FieldError> {
             errors.push(path.required(""));
         } else if !paths.insert(path.text()) {
             errors.push(path.invalid("must be unique"));
+        }
+        let propagation = mount.field("mountPropagation");
+        if propagation.is_set() {
+            errors.extend(propagation.one_of(&PROPAGATIONS));
         }
         let (sub, expression) = (mount.field("subPath"), mount.field("subPathExpr"));
         errors.extend(descending(&sub));
