@@ -12,6 +12,7 @@ mod labels;
 mod object;
 pub mod record;
 mod stamp;
+pub mod storage;
 mod world;
 mod write;
 
