@@ -6,8 +6,10 @@
 
 pub mod atomic;
 pub mod hostpath;
+pub mod mountpoints;
 pub mod mounts;
 pub mod payload;
+pub mod remove;
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Permissions, PermissionsExt};
 use jiff::Timestamp;
@@ -58,8 +60,17 @@ impl VolumeError {
     }
 }
 
-/// The volumes of a pod: name to path on the node.
-pub type Volumes = BTreeMap<String, PathBuf>;
+/// A volume that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Laid {
+    /// Its path on the node.
+    pub path: PathBuf,
+    /// Nobody may write it, whatever the mount says.
+    pub read_only: bool,
+}
+
+/// The volumes of a pod by name.
+pub type Volumes = BTreeMap<String, Laid>;
 
 /// The pod's volumes, the implicit one of its service account included.
 pub fn wanted(spec: &PodSpec) -> Vec<Volume> {
@@ -128,8 +139,8 @@ pub fn lay(
     let mut volumes = Volumes::new();
     for volume in wanted(spec) {
         let laid = lay_one(&root, pod_dir, &volume, source, now);
-        let path = laid.map_err(|error| (volume.name.clone(), error))?;
-        volumes.insert(volume.name, path);
+        let laid = laid.map_err(|error| (volume.name.clone(), error))?;
+        volumes.insert(volume.name, laid);
     }
     Ok(volumes)
 }
@@ -157,9 +168,9 @@ fn lay_one(
     volume: &Volume,
     source: Source<'_>,
     now: Timestamp,
-) -> Result<PathBuf, VolumeError> {
+) -> Result<Laid, VolumeError> {
     if let Some(host) = &volume.host_path {
-        return hostpath::lay(host);
+        return hostpath::lay(host).map(|path| Laid { path, read_only: false });
     }
     let Some(plugin) = plugin(volume) else {
         return Err(VolumeError::unsupported(
@@ -170,6 +181,7 @@ fn lay_one(
     let path = format!("volumes/kubernetes.io~{plugin}/{}", volume.name);
     root.create_dir_all(&path).map_err(|error| disk(&error))?;
     let dir = root.open_dir(&path).map_err(|error| disk(&error))?;
+    let read_only = payload.is_some();
     match payload {
         Some(payload) => {
             atomic::write(&dir, &payload, now).map_err(|error| disk(&error))?;
@@ -177,7 +189,7 @@ fn lay_one(
         // as the kubelet: whoever the container runs as may write
         None => dir.set_permissions(".", Permissions::from_mode(0o777)).map_err(|error| disk(&error))?,
     }
-    Ok(pod_dir.join(path))
+    Ok(Laid { path: pod_dir.join(path), read_only })
 }
 
 /// The kubelet's directory name for the volume's plugin; `None` for what this node does not have.
