@@ -1,0 +1,358 @@
+//! Wasm images: from a registry, an address or a file into the node's store, and from there to a path to load.
+//!
+//! [`parse`] reads a name, [`Images`] is the store that all pods of a node share: [`Images::pull`] brings an image there
+//! by pull policy and answers the path of its program, [`Images::kind`] tells whether an image is Wasm at all. An image is
+//! one program; what else its layers hold is not kept. Deliberately absent: container images (Docker has its own store),
+//! proxies, signatures, zstd layers.
+
+mod archive;
+mod artifact;
+mod credentials;
+mod error;
+mod import;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod store;
+mod transport;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+pub use credentials::{Credential, CredentialsError, credentials_of, docker_config, matching};
+pub use error::{ImageError, PullError};
+pub use reference::{HttpsImage, Parsed, Reference, parse};
+pub use store::{ImageConfig, Pin, Removed, Stored};
+pub use transport::RegistryConfig;
+
+use archive::Bounds;
+use store::{Store, lock};
+use transport::{Payload, Transport};
+
+/// How long a registry's answer to what an image is holds.
+const KIND_TIME: Duration = Duration::from_secs(60);
+const KINDS_MAX: usize = 1024;
+/// The longest that a push may take.
+const PUSH_MAX: Duration = Duration::from_secs(1800);
+
+/// The bounds of the store and of what is taken from registries.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageLimits {
+    /// All programs in the store, in bytes.
+    pub bytes_max: u64,
+    /// One program, and one layer as it is sent, in bytes.
+    pub wasm_bytes_max: u64,
+    /// One layer when it is unpacked, in bytes.
+    pub unpacked_bytes_max: u64,
+    /// A manifest or a config, in bytes.
+    pub manifest_bytes_max: u64,
+    /// Images fetched at the same time.
+    pub pulls_max: usize,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        ImageLimits {
+            bytes_max: 4 << 30,
+            wasm_bytes_max: 256 << 20,
+            unpacked_bytes_max: 1 << 30,
+            manifest_bytes_max: 4 << 20,
+            pulls_max: 4,
+        }
+    }
+}
+
+/// When a registry is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Each time, for what the name stands for now; what is here already is not fetched again.
+    Always,
+    /// If the image is not here.
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+/// What runs an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This process.
+    Wasm,
+    /// A container engine.
+    Container,
+}
+
+/// An image that is here.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// The program's file. A stored one has no extension; it stays while `pin` lives.
+    pub path: PathBuf,
+    /// `sha256:...` of the manifest or index, or of the file behind an address. Empty for `file://`, where the program's
+    /// own digest, known when it is loaded, stands for it.
+    pub digest: String,
+    /// What `imageID` says of a registry's image: `docker.io/library/app@sha256:...`; else the digest.
+    pub image_id: String,
+    /// Nothing had to be fetched.
+    pub was_present: bool,
+    /// The program's size; 0 for `file://`.
+    pub bytes: u64,
+    /// How the image wants to be run.
+    pub config: ImageConfig,
+    /// Keep it while the image is in use: it holds the file in the store. None for `file://`.
+    pub pin: Option<Pin>,
+}
+
+/// What is pushed.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A `.wasm` file.
+    File(PathBuf),
+    /// An image of the store, by its name.
+    Stored(String),
+}
+
+/// What a push made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The complete name that now stands for it.
+    pub reference: String,
+    /// `sha256:...` of the manifest.
+    pub digest: String,
+    /// Of the manifest, in bytes.
+    pub manifest_bytes: u64,
+    /// `sha256:...` of the program.
+    pub layer: String,
+}
+
+/// A node's Wasm images; clones share it. Several processes may open the same directory.
+#[derive(Debug, Clone)]
+pub struct Images(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    limits: ImageLimits,
+    transport: Arc<Transport>,
+    pulls: Semaphore,
+    /// One pull of a name at a time.
+    slots: Mutex<HashMap<String, Arc<pull::Slot>>>,
+    kinds: Mutex<HashMap<String, (Instant, Kind)>>,
+}
+
+impl Images {
+    /// Opens the store in `dir`, which is made if it is not there. Blocks for a moment.
+    pub fn open(dir: &Path, limits: ImageLimits) -> Result<Images, ImageError> {
+        Images::open_with(dir, limits, RegistryConfig::default())
+    }
+
+    /// As [`Images::open`], with other authorities than the machine's.
+    pub fn open_with(dir: &Path, limits: ImageLimits, registries: RegistryConfig) -> Result<Images, ImageError> {
+        Ok(Images(Arc::new(Inner {
+            store: Store::open(dir, limits)?,
+            limits,
+            transport: Arc::new(Transport::new(registries)),
+            pulls: Semaphore::new(limits.pulls_max.max(1)),
+            slots: Mutex::default(),
+            kinds: Mutex::default(),
+        })))
+    }
+
+    /// Brings an image here, as its policy has it, and answers where it is. Concurrent pulls of one name are one.
+    pub async fn pull(
+        &self,
+        image: &str,
+        policy: PullPolicy,
+        credentials: &[Credential],
+    ) -> Result<Pulled, ImageError> {
+        match parse(image)? {
+            Parsed::File(path) => Ok(file_image(path)),
+            Parsed::Https(https) => pull::https(&self.0, image, &https, policy).await,
+            Parsed::Registry(reference) => pull::registry(&self.0, image, &reference, policy, credentials).await,
+        }
+    }
+
+    /// Whether an image is a Wasm program: the store's word, else the registry's, which it has ten seconds to give.
+    pub async fn kind(&self, reference: &Reference, credentials: &[Credential]) -> Result<Kind, ImageError> {
+        let name = reference.to_string();
+        if self.is_stored(&name).await? {
+            return Ok(Kind::Wasm);
+        }
+        if let Some((asked, kind)) = lock(&self.0.kinds).get(&name)
+            && asked.elapsed() < KIND_TIME
+        {
+            return Ok(*kind);
+        }
+        let kind = pull::kind(&self.0, reference, credentials).await?;
+        let mut kinds = lock(&self.0.kinds);
+        if kinds.len() >= KINDS_MAX {
+            kinds.retain(|_, (asked, _)| asked.elapsed() < KIND_TIME);
+        }
+        if kinds.len() < KINDS_MAX {
+            kinds.insert(name, (Instant::now(), kind));
+        }
+        Ok(kind)
+    }
+
+    /// Whether the store has an image of this name.
+    pub async fn has(&self, reference: &Reference) -> Result<bool, ImageError> {
+        self.is_stored(&reference.to_string()).await
+    }
+
+    async fn is_stored(&self, name: &str) -> Result<bool, ImageError> {
+        let (inner, name) = (self.0.clone(), name.to_owned());
+        blocking(move || {
+            let found = inner.store.find(&name).map_err(|error| ImageError::store(&name, error))?;
+            Ok(found.is_some_and(|stored| inner.store.blob_path(&stored.blob).is_file()))
+        })
+        .await
+    }
+
+    /// Brings a file into the store under a name: a `.wasm` file, an OCI image layout in a tar, or a file of
+    /// `docker save` with one image.
+    pub async fn import(&self, path: &Path, reference: &Reference) -> Result<Stored, ImageError> {
+        let (inner, path, reference) = (self.0.clone(), path.to_owned(), reference.clone());
+        blocking(move || {
+            let limits = inner.limits;
+            let failed = |error| ImageError::Import { path: path.clone(), source: Arc::new(error) };
+            let imported =
+                import::import(&inner.store, &path, limits.bounds(), limits.manifest_bytes_max).map_err(failed)?;
+            if let Some(wanted) = reference.digest().filter(|wanted| *wanted != imported.digest) {
+                return Err(failed(registry::check("image", wanted, &imported.digest).err().unwrap_or_else(|| {
+                    // cannot be: they differ
+                    PullError::malformed("image", "another digest")
+                })));
+            }
+            let stored = Stored {
+                reference: reference.to_string(),
+                digest: imported.digest,
+                blob: imported.blob,
+                bytes: imported.bytes,
+                created: jiff::Timestamp::now().to_string(),
+                config: imported.config,
+            };
+            inner.store.record(&stored).map_err(|error| ImageError::store(&path, error))?;
+            drop(imported.pin);
+            Ok(stored)
+        })
+        .await
+    }
+
+    /// All images of the store, by name.
+    pub async fn list(&self) -> Result<Vec<Stored>, ImageError> {
+        let inner = self.0.clone();
+        blocking(move || inner.store.list().map_err(|error| ImageError::store("refs", error))).await
+    }
+
+    /// Takes a name from the store, and its program unless something else needs it. `image` is as in a pod.
+    pub async fn remove(&self, image: &str) -> Result<Removed, ImageError> {
+        let name = stored_name(image)?;
+        let (inner, image) = (self.0.clone(), image.to_owned());
+        blocking(move || {
+            let removed = inner.store.remove(&name).map_err(|error| ImageError::store("refs", error))?;
+            removed.ok_or(ImageError::Absent { image })
+        })
+        .await
+    }
+
+    /// Puts a program into a registry, in the CNCF Wasm artifact layout.
+    pub async fn push(
+        &self,
+        source: &Source,
+        target: &Reference,
+        credentials: &[Credential],
+    ) -> Result<Pushed, ImageError> {
+        let (inner, source) = (self.0.clone(), source.clone());
+        let (path, title, _pin) = blocking(move || match source {
+            Source::File(path) => {
+                let title = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Ok((path, title, None))
+            }
+            Source::Stored(image) => {
+                let failed = |error| ImageError::store("refs", error);
+                let stored = inner.store.find(&stored_name(&image)?).map_err(failed)?;
+                let stored = stored.ok_or_else(|| ImageError::Absent { image: image.clone() })?;
+                let pin = inner.store.pin(&stored.blob).map_err(failed)?.ok_or(ImageError::Absent { image })?;
+                Ok((inner.store.blob_path(&stored.blob), stored.config.name, Some(pin)))
+            }
+        })
+        .await?;
+        let (bytes_max, file) = (self.0.limits.wasm_bytes_max, path.clone());
+        let made = blocking(move || {
+            artifact::describe(&file, &title, bytes_max)
+                .map_err(|error| ImageError::Import { path: file, source: Arc::new(error) })
+        })
+        .await?;
+        let failed = |error| ImageError::Push { image: target.to_string(), source: Arc::new(error) };
+        let sending = pull::as_each(target, credentials, async |credential| {
+            let limits = self.0.limits;
+            let mut registry =
+                registry::Registry::new(&self.0.transport, target, credential, "pull,push", limits.manifest_bytes_max)?;
+            let payload = Payload::File { path: path.clone(), bytes: made.bytes };
+            registry.push_blob(&format!("sha256:{}", made.blob), payload).await?;
+            registry.push_blob(&store::digest_of(&made.config), Payload::Bytes(made.config.clone())).await?;
+            registry.push_manifest(made.manifest.clone()).await
+        });
+        let slow = PullError::Slow { what: "the push", seconds: PUSH_MAX.as_secs() };
+        tokio::time::timeout(PUSH_MAX, sending).await.unwrap_or(Err(slow)).map_err(failed)?;
+        Ok(Pushed {
+            reference: target.to_string(),
+            digest: made.digest,
+            manifest_bytes: made.manifest.len() as u64,
+            layer: format!("sha256:{}", made.blob),
+        })
+    }
+}
+
+impl ImageLimits {
+    fn bounds(&self) -> Bounds {
+        Bounds { unpacked_bytes_max: self.unpacked_bytes_max, wasm_bytes_max: self.wasm_bytes_max }
+    }
+}
+
+fn file_image(path: PathBuf) -> Pulled {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Pulled {
+        path,
+        digest: String::new(),
+        image_id: String::new(),
+        was_present: true,
+        bytes: 0,
+        config: ImageConfig { name, ..ImageConfig::default() },
+        pin: None,
+    }
+}
+
+/// The name under which the store knows an image.
+fn stored_name(image: &str) -> Result<String, ImageError> {
+    match parse(image)? {
+        Parsed::Registry(reference) => Ok(reference.to_string()),
+        Parsed::Https(https) => Ok(https.to_string()),
+        Parsed::File(_) => Err(ImageError::Absent { image: image.to_owned() }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // Only a panic or the end of the executor.
+        Err(error) => Err(ImageError::store("", std::io::Error::other(error))),
+    }
+}
+
+/// The file of a `file://` image; the store is not needed for it.
+pub fn resolve(image: &str) -> Result<PathBuf, ImageError> {
+    let elsewhere =
+        |what: String| ImageError::Pull { image: image.to_owned(), source: Arc::new(PullError::NotFound { what }) };
+    match parse(image)? {
+        Parsed::File(path) => Ok(path),
+        Parsed::Https(https) => Err(elsewhere(https.to_string())),
+        Parsed::Registry(reference) => Err(elsewhere(reference.to_string())),
+    }
+}

@@ -1,0 +1,401 @@
+//! From a name to a program in the store: policy, one pull at a time, credentials in turn, both layouts.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+use super::archive::{self, Lookup};
+use super::credentials::{Credential, matching};
+use super::error::{ImageError, PullError};
+use super::import::{no_program, program_path};
+use super::manifest::{self, ContainerConfig, Descriptor, Found, Layout, Manifest};
+use super::reference::{HttpsImage, Reference};
+use super::registry::{Fetched, Registry, check, download};
+use super::store::{ImageConfig, Pin, Stored};
+use super::{Inner, Kind, PullPolicy, Pulled, blocking, lock};
+
+/// The longest that a pull may take.
+const PULL_MAX: Duration = Duration::from_secs(1800);
+/// The longest that a registry may think about what an image is.
+const KIND_MAX: Duration = Duration::from_secs(10);
+const SLOTS_MAX: usize = 1024;
+
+/// A name's turn, and how its last pull failed.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    turn: tokio::sync::Mutex<()>,
+    failed: std::sync::Mutex<Option<Failed>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    credentials: Vec<Credential>,
+    error: ImageError,
+}
+
+impl Slot {
+    /// Whoever waited while another pull of the same kind failed has its answer.
+    fn failed_since(&self, began: Instant, credentials: &[Credential]) -> Option<ImageError> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = failed.as_ref().filter(|failed| failed.at >= began && failed.credentials == credentials);
+        same.map(|failed| failed.error.clone())
+    }
+
+    fn fail(&self, credentials: &[Credential], error: &ImageError) {
+        let failed = Failed { at: Instant::now(), credentials: credentials.to_vec(), error: error.clone() };
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed);
+    }
+}
+
+fn slot(inner: &Inner, name: &str) -> Arc<Slot> {
+    let mut slots = lock(&inner.slots);
+    if slots.len() >= SLOTS_MAX {
+        slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+    }
+    slots.entry(name.to_owned()).or_default().clone()
+}
+
+/// One pull: of what, by whom.
+struct Task<'a> {
+    inner: &'a Arc<Inner>,
+    /// As written in the pod.
+    image: &'a str,
+    /// As the store knows it.
+    name: String,
+    /// The repository; none for a file behind an address.
+    repository: Option<String>,
+    policy: PullPolicy,
+    credentials: Vec<Credential>,
+}
+
+/// What a fetch comes back with.
+enum Outcome {
+    /// The name stands for what is here.
+    Current(Stored, Pin),
+    Fresh(Fresh),
+}
+
+/// A program that was just stored.
+struct Fresh {
+    digest: String,
+    blob: String,
+    bytes: u64,
+    config: ImageConfig,
+    pin: Pin,
+}
+
+/// A file behind an address: its checksum is its name, so that no policy asks for it twice.
+pub(super) async fn https(
+    inner: &Arc<Inner>,
+    image: &str,
+    https: &HttpsImage,
+    policy: PullPolicy,
+) -> Result<Pulled, ImageError> {
+    let policy = if policy == PullPolicy::Never { policy } else { PullPolicy::IfNotPresent };
+    let task = Task { inner, image, name: https.to_string(), repository: None, policy, credentials: Vec::new() };
+    let fetching = async {
+        let temporary = temporary(inner).await?;
+        let found = download(&inner.transport, &https.url, temporary.as_file(), inner.limits.wasm_bytes_max).await?;
+        check(https.url.as_str(), &format!("sha256:{}", https.sha256), &format!("sha256:{found}"))?;
+        let file = https.url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or("app.wasm");
+        let config = ImageConfig { name: file.to_owned(), ..ImageConfig::default() };
+        let (pin, bytes) = commit(inner, temporary, https.sha256.clone()).await?;
+        let (digest, blob) = (format!("sha256:{}", https.sha256), https.sha256.clone());
+        Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }))
+    };
+    task.run(fetching).await
+}
+
+/// An image of a registry.
+pub(super) async fn registry(
+    inner: &Arc<Inner>,
+    image: &str,
+    reference: &Reference,
+    policy: PullPolicy,
+    credentials: &[Credential],
+) -> Result<Pulled, ImageError> {
+    let credentials: Vec<Credential> = matching(credentials, reference).into_iter().cloned().collect();
+    let (name, repository) = (reference.to_string(), Some(reference.repository()));
+    let task = Task { inner, image, name, repository, policy, credentials: credentials.clone() };
+    let fetching = as_each(reference, &credentials, async |credential| fetch(inner, reference, credential).await);
+    task.run(fetching).await
+}
+
+impl Task<'_> {
+    async fn run(&self, fetching: impl Future<Output = Result<Outcome, PullError>>) -> Result<Pulled, ImageError> {
+        if self.policy != PullPolicy::Always
+            && let Some((stored, pin)) = local(self.inner, &self.name).await?
+        {
+            return Ok(self.pulled(stored, pin, true));
+        }
+        if self.policy == PullPolicy::Never {
+            return Err(ImageError::NeverPull { image: self.image.to_owned() });
+        }
+        let (began, slot) = (Instant::now(), slot(self.inner, &self.name));
+        let _turn = slot.turn.lock().await;
+        if self.policy != PullPolicy::Always
+            && let Some((stored, pin)) = local(self.inner, &self.name).await?
+        {
+            return Ok(self.pulled(stored, pin, true));
+        }
+        if let Some(error) = slot.failed_since(began, &self.credentials) {
+            return Err(error);
+        }
+        match self.bounded(fetching).await {
+            Ok(Outcome::Current(stored, pin)) => Ok(self.pulled(stored, pin, true)),
+            Ok(Outcome::Fresh(fresh)) => self.keep(fresh).await,
+            Err(error) => {
+                let error = ImageError::Pull { image: self.name.clone(), source: Arc::new(error) };
+                slot.fail(&self.credentials, &error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn bounded(&self, fetching: impl Future<Output = Result<Outcome, PullError>>) -> Result<Outcome, PullError> {
+        let bounded = async {
+            // Never closed; and if it were, the pull would only be one more.
+            let _permit = self.inner.pulls.acquire().await.ok();
+            fetching.await
+        };
+        let slow = PullError::Slow { what: "the pull", seconds: PULL_MAX.as_secs() };
+        tokio::time::timeout(PULL_MAX, bounded).await.unwrap_or(Err(slow))
+    }
+
+    /// Writes down what the name stands for now.
+    async fn keep(&self, fresh: Fresh) -> Result<Pulled, ImageError> {
+        let stored = Stored {
+            reference: self.name.clone(),
+            digest: fresh.digest,
+            blob: fresh.blob,
+            bytes: fresh.bytes,
+            created: jiff::Timestamp::now().to_string(),
+            config: fresh.config,
+        };
+        let (inner, record) = (self.inner.clone(), stored.clone());
+        blocking(move || {
+            inner.store.record(&record).map_err(|error| ImageError::store(inner.store.blob_path(&record.blob), error))
+        })
+        .await?;
+        Ok(self.pulled(stored, fresh.pin, false))
+    }
+
+    fn pulled(&self, stored: Stored, pin: Pin, was_present: bool) -> Pulled {
+        let image_id = match &self.repository {
+            Some(repository) => format!("{repository}@{}", stored.digest),
+            None => stored.digest.clone(),
+        };
+        Pulled {
+            path: self.inner.store.blob_path(&stored.blob),
+            digest: stored.digest,
+            image_id,
+            was_present,
+            bytes: stored.bytes,
+            config: stored.config,
+            pin: Some(pin),
+        }
+    }
+}
+
+/// What a name stands for, if its program is here and intact.
+async fn local(inner: &Arc<Inner>, name: &str) -> Result<Option<(Stored, Pin)>, ImageError> {
+    let (inner, name) = (inner.clone(), name.to_owned());
+    blocking(move || {
+        let failed = |error| ImageError::store(&name, error);
+        let Some(stored) = inner.store.find(&name).map_err(failed)? else { return Ok(None) };
+        let pin = inner.store.pin(&stored.blob).map_err(failed)?;
+        Ok(pin.map(|pin| (stored, pin)))
+    })
+    .await
+}
+
+/// As each of the users in turn, until one is let in; as nobody if there is none.
+pub(super) async fn as_each<T>(
+    reference: &Reference,
+    credentials: &[Credential],
+    act: impl AsyncFn(Option<&Credential>) -> Result<T, PullError>,
+) -> Result<T, PullError> {
+    let mut last = None;
+    for credential in matching(credentials, reference) {
+        match act(Some(credential)).await {
+            Err(error) if is_denied(&error) => last = Some(error),
+            done => return done,
+        }
+    }
+    match last {
+        Some(error) => Err(error),
+        None => act(None).await,
+    }
+}
+
+fn is_denied(error: &PullError) -> bool {
+    match error {
+        PullError::Denied { .. } => true,
+        PullError::Resolve { source, .. } => is_denied(source),
+        _ => false,
+    }
+}
+
+async fn fetch(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    credential: Option<&Credential>,
+) -> Result<Outcome, PullError> {
+    let resolving = |source| PullError::Resolve { reference: reference.to_string(), source: Box::new(source) };
+    let manifest_bytes_max = inner.limits.manifest_bytes_max;
+    let mut registry =
+        Registry::new(&inner.transport, reference, credential, "pull", manifest_bytes_max).map_err(resolving)?;
+    let known = local(inner, &reference.to_string()).await.map_err(store_error)?;
+    if let Some((stored, pin)) = known
+        && registry.resolve().await.map_err(resolving)?.is_some_and(|digest| digest == stored.digest)
+    {
+        return Ok(Outcome::Current(stored, pin));
+    }
+    let top = registry.manifest(reference.wanted()).await.map_err(resolving)?;
+    let manifest = match one_image(&mut registry, &top).await? {
+        Ok(manifest) => manifest,
+        Err(platforms) => {
+            return Err(PullError::NotWasm { what: format!("manifest {} ({platforms})", top.digest) });
+        }
+    };
+    match manifest.layout() {
+        Layout::Artifact(layer) => artifact(inner, &mut registry, reference, top.digest, &layer).await,
+        Layout::Image { marked } => image(inner, &mut registry, top.digest, &manifest, marked).await,
+        Layout::Other(kind) => Err(PullError::NotWasm { what: format!("manifest {} ({kind})", top.digest) }),
+    }
+}
+
+/// The manifest of the one image to run; of an index without a Wasm image, what else it holds.
+async fn one_image(registry: &mut Registry<'_>, top: &Fetched) -> Result<Result<Manifest, String>, PullError> {
+    let entries = match manifest::read(&top.text)? {
+        Found::Manifest(manifest) => return Ok(Ok(manifest)),
+        Found::Index(entries) => entries,
+    };
+    let Some(chosen) = manifest::choose(&entries) else { return Ok(Err(manifest::platforms(&entries))) };
+    chosen.hex()?;
+    let inner = registry.manifest(&chosen.digest).await?;
+    match manifest::read(&inner.text)? {
+        Found::Manifest(manifest) => Ok(Ok(manifest)),
+        Found::Index(_) => Err(PullError::malformed("manifest", "an index inside an index")),
+    }
+}
+
+async fn artifact(
+    inner: &Arc<Inner>,
+    registry: &mut Registry<'_>,
+    reference: &Reference,
+    digest: String,
+    layer: &Descriptor,
+) -> Result<Outcome, PullError> {
+    let blob = layer.hex()?.to_owned();
+    let title = layer.annotations.get("org.opencontainers.image.title").cloned();
+    let name = title.unwrap_or_else(|| format!("{}.wasm", reference.path().rsplit('/').next().unwrap_or_default()));
+    let config = ImageConfig { name, ..ImageConfig::default() };
+    // Another name may have brought it.
+    if let Some(pin) = pin(inner, &blob).await? {
+        return Ok(Outcome::Fresh(Fresh { digest, blob, bytes: layer.size, config, pin }));
+    }
+    let temporary = temporary(inner).await?;
+    registry.blob(layer, temporary.as_file(), inner.limits.wasm_bytes_max).await?;
+    let (pin, bytes) = commit(inner, temporary, blob.clone()).await?;
+    Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }))
+}
+
+/// A container image: layers are looked through from the uppermost down, and are not kept.
+async fn image(
+    inner: &Arc<Inner>,
+    registry: &mut Registry<'_>,
+    digest: String,
+    manifest: &Manifest,
+    marked: bool,
+) -> Result<Outcome, PullError> {
+    let config = ContainerConfig::read(&registry.config(&manifest.config).await?)?;
+    if !config.is_wasm(marked) {
+        return Err(PullError::NotWasm { what: format!("manifest {digest} ({})", config.platform()) });
+    }
+    let (path, limits) = (program_path(&config)?, inner.limits);
+    let mut out = temporary(inner).await?;
+    for (number, descriptor) in manifest.layers.iter().enumerate().rev() {
+        let layer = temporary(inner).await?;
+        registry.blob(descriptor, layer.as_file(), limits.wasm_bytes_max).await?;
+        let (what, diff_id) = (format!("layer {}", descriptor.digest), config.diff_id(number).map(str::to_owned));
+        let wanted = path.clone();
+        let looking = move || {
+            let bounds = limits.bounds();
+            let found = archive::find(&what, layer.as_file(), diff_id.as_deref(), &wanted, out.as_file_mut(), bounds)?;
+            Ok((found, out))
+        };
+        let (found, written) = off_thread(looking).await?;
+        out = written;
+        match found {
+            Lookup::Here(blob, _) => {
+                let (pin, bytes) = commit(inner, out, blob.clone()).await?;
+                let config = config.image_config(&path);
+                return Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }));
+            }
+            Lookup::Hidden => break,
+            Lookup::Absent => {}
+        }
+    }
+    Err(no_program(&path))
+}
+
+/// What an image is, by its manifest and, if that does not tell, its config.
+pub(super) async fn kind(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    credentials: &[Credential],
+) -> Result<Kind, ImageError> {
+    let manifest_bytes_max = inner.limits.manifest_bytes_max;
+    let asking = as_each(reference, credentials, async |credential| {
+        let resolving = |source| PullError::Resolve { reference: reference.to_string(), source: Box::new(source) };
+        let mut registry = Registry::new(&inner.transport, reference, credential, "pull", manifest_bytes_max)?;
+        let top = registry.manifest(reference.wanted()).await.map_err(resolving)?;
+        let Ok(manifest) = one_image(&mut registry, &top).await? else { return Ok(Kind::Container) };
+        let is_wasm = match manifest.layout() {
+            Layout::Artifact(_) | Layout::Image { marked: true } => true,
+            Layout::Image { marked: false } => {
+                ContainerConfig::read(&registry.config(&manifest.config).await?)?.is_wasm(false)
+            }
+            Layout::Other(_) => false,
+        };
+        Ok(if is_wasm { Kind::Wasm } else { Kind::Container })
+    });
+    let slow = PullError::Slow { what: "asking the registry what the image is", seconds: KIND_MAX.as_secs() };
+    let done = tokio::time::timeout(KIND_MAX, asking).await.unwrap_or(Err(slow));
+    done.map_err(|error| ImageError::Pull { image: reference.to_string(), source: Arc::new(error) })
+}
+
+async fn temporary(inner: &Arc<Inner>) -> Result<NamedTempFile, PullError> {
+    let inner = inner.clone();
+    off_thread(move || inner.store.temporary().map_err(PullError::disk("cannot write into the image store"))).await
+}
+
+async fn commit(inner: &Arc<Inner>, file: NamedTempFile, blob: String) -> Result<(Pin, u64), PullError> {
+    let inner = inner.clone();
+    off_thread(move || {
+        let bytes = file.as_file().metadata().map_err(PullError::disk("cannot write into the image store"))?.len();
+        Ok((inner.store.commit(file, &blob)?, bytes))
+    })
+    .await
+}
+
+async fn pin(inner: &Arc<Inner>, blob: &str) -> Result<Option<Pin>, PullError> {
+    let (inner, blob) = (inner.clone(), blob.to_owned());
+    off_thread(move || inner.store.pin(&blob).map_err(PullError::disk("cannot read the image store"))).await
+}
+
+fn store_error(error: ImageError) -> PullError {
+    PullError::Disk { what: "cannot read the image store".into(), source: std::io::Error::other(error) }
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
+) -> Result<T, PullError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(store_error(ImageError::store("", std::io::Error::other(error)))),
+    }
+}
