@@ -39,6 +39,13 @@ pub struct ContainerSpec {
     pub memory_bytes_max: Option<u64>,
     /// Thousandths of a core, over periods of 100 ms.
     pub cpu_millis_max: Option<u32>,
+    /// Keep standard input open for clients that attach; otherwise it is empty. An HTTP component has none.
+    pub stdin: bool,
+    /// Standard input ends for good when the first client that attached to it leaves, instead of waiting for the next.
+    pub stdin_once: bool,
+    /// The program gets a terminal: one stream of output, lines edited before it reads them, Ctrl-C ends it. A
+    /// terminal's size has no meaning to WASI.
+    pub tty: bool,
     /// Where standard output goes.
     pub stdout: Arc<dyn LogSink>,
     /// Where standard error goes, and the backtrace of a guest that traps.
@@ -333,25 +340,42 @@ impl HandleError {
     }
 }
 
-/// Why nothing was executed in a container.
+/// Why a client did not get a session with a container.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// There is nothing that could be run again.
-    #[error("cannot exec in {name}: an HTTP component has no wasi:cli/run to execute")]
+    #[error(
+        "cannot exec in {name}: it is an HTTP component, which has no command to run (no wasi:cli/run); \
+         export one beside the handler, or send it a request (kubectl port-forward)"
+    )]
     NotACommand {
         /// The container.
         name: String,
     },
+    /// No argv at all.
+    #[error("cannot exec in {name}: no command given")]
+    NoCommand {
+        /// The container.
+        name: String,
+    },
     /// The container has ended or is stopping.
-    #[error("cannot exec in {name}: the container is not running")]
+    #[error("{name}: the container is not running")]
     NotRunning {
         /// The container.
         name: String,
     },
-    /// As many are running already as may.
-    #[error("cannot exec in {name}: too many executions at once")]
+    /// As many are open already as may be.
+    #[error("{name}: too many sessions at once")]
     Busy {
         /// The container.
         name: String,
+    },
+    /// Docker did not do it.
+    #[error("{name}: {detail}")]
+    Engine {
+        /// The container.
+        name: String,
+        /// Docker's words.
+        detail: String,
     },
 }

@@ -3,8 +3,9 @@
 //! Bounded channels on both sides, so that a client that does not read holds the program up and nothing piles up here.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Pieces of input or output that may wait.
 pub const PIECES_MAX: usize = 16;
@@ -53,6 +54,27 @@ pub struct Session {
     pub output: mpsc::Receiver<Output>,
     /// The program's exit code. To be awaited beside the output, which must be read for the program to go on.
     pub exit: BoxFuture<'static, Result<i32, SessionError>>,
+}
+
+/// The program's side of a [`Session`].
+pub(crate) struct Far {
+    /// What the client sends; closed when the client is gone.
+    pub(crate) input: mpsc::Receiver<Input>,
+    /// To the client; closed when the client wants no more.
+    pub(crate) output: mpsc::Sender<Output>,
+    /// To be told once, when it is over.
+    pub(crate) exit: oneshot::Sender<Result<i32, SessionError>>,
+}
+
+/// Both sides of a new session.
+pub(crate) fn pair() -> (Session, Far) {
+    let (to_program, input) = mpsc::channel(PIECES_MAX);
+    let (output, from_program) = mpsc::channel(PIECES_MAX);
+    let (exit, told) = oneshot::channel();
+    let lost = || Err(SessionError::Broken("nobody said how it ended".into()));
+    let exit_of = async move { told.await.unwrap_or_else(|_| lost()) };
+    let session = Session { input: to_program, output: from_program, exit: exit_of.boxed() };
+    (session, Far { input, output, exit })
 }
 
 /// Why a session ended without an exit code.

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Log, Node, TestNetwork, spec};
+use common::{Node, TestNetwork, argv, finish, spec};
 use expect_test::expect;
 use runtime::{ContainerSpec, ExecError, Exit, ExitReason, Mount, Shape};
 
@@ -247,15 +247,14 @@ async fn exec_runs_the_program_again() {
     let (mut spec, _) = spec(node.guest("tool.wasm").await, &["tool", "sleep"]);
     spec.env = vec![("A".into(), "1".into())];
     let container = node.start(ContainerSpec { ..spec });
-    let (out, err) = (Arc::new(Log::default()), Arc::new(Log::default()));
-    let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
-    let exit = container.exec(args(&["tool", "show"]), out.clone(), err.clone()).await.unwrap();
-    assert_eq!(exit.code, 0);
-    assert!(out.text().contains(r#"("A", "1")"#));
-    assert_eq!(err.text(), "to stderr\n");
-    assert_eq!(container.exec(args(&["tool", "exit", "1"]), out.clone(), err.clone()).await.unwrap().code, 1);
+    let (out, err, code) = finish(container.exec(argv(&["tool", "show"])).await.unwrap()).await;
+    assert_eq!((code, err.as_str()), (0, "to stderr\n"));
+    assert!(out.contains(r#"("A", "1")"#), "{out}");
+    assert_eq!(finish(container.exec(argv(&["tool", "exit", "1"])).await.unwrap()).await.2, 1);
+    let nothing = container.exec(argv(&[])).await.map(|_| ());
+    assert!(matches!(nothing, Err(ExecError::NoCommand { .. })), "{nothing:?}");
     container.kill();
     container.exited().await;
-    let after = container.exec(args(&["tool", "show"]), out, err).await;
-    assert!(matches!(after, Err(ExecError::NotRunning { .. })));
+    let after = container.exec(argv(&["tool", "show"])).await.map(|_| ());
+    assert!(matches!(after, Err(ExecError::NotRunning { .. })), "{after:?}");
 }

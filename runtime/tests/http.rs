@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use common::{Node, body, get, spec, text};
+use common::{Node, argv, body, get, spec, text};
 use expect_test::expect;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
@@ -230,11 +230,11 @@ async fn a_broken_request_body_reaches_the_guest_as_an_error() {
 #[tokio::test]
 async fn what_does_not_fit_is_refused() {
     let node = Node::new();
-    let (web, log) = spec(node.guest("web.wasm").await, &["web"]);
+    let (web, _) = spec(node.guest("web.wasm").await, &["web"]);
     let web = node.start(web);
-    let error = web.exec(vec!["web".into()], log.clone(), log).await.unwrap_err();
+    let error = web.exec(argv(&["web"])).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, ExecError::NotACommand { .. }));
-    expect!["cannot exec in default/test/main: an HTTP component has no wasi:cli/run to execute"]
+    expect!["cannot exec in default/test/main: it is an HTTP component, which has no command to run (no wasi:cli/run); export one beside the handler, or send it a request (kubectl port-forward)"]
         .assert_eq(&error.to_string());
     let (tool, _) = spec(node.guest("tool.wasm").await, &["tool", "sleep"]);
     let tool = node.start(tool);

@@ -1,22 +1,18 @@
-//! One question to a container: HTTP, TCP or exec.
-//!
-//! An HTTP component of the pod itself is asked in process, so that a port which the kernel keeps to itself works too. The
-//! same acts serve lifecycle hooks.
+//! One question to a container: HTTP, TCP, gRPC or exec. The same acts serve lifecycle hooks.
 
+use super::{grpc, http};
+use crate::container::guest::Guest;
 use crate::routes::port_number;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, Probe, TCPSocketAction};
-use netproxy::{Body, Handler};
-use runtime::LogSink;
+use k8s_openapi::api::core::v1::{Container, ExecAction, LifecycleHandler, Probe, TCPSocketAction};
+use netproxy::Handler;
+use runtime::{ExecOptions, Output, Session};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// As much of an answer as a message shows.
+/// As much of a command's output as a message shows.
 const OUTPUT_BYTES_MAX: usize = 10 << 10;
 
 /// The HTTP components of a pod: port to handler.
@@ -34,7 +30,8 @@ impl Doors {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
     }
 
-    fn get(&self, port: u16) -> Option<Arc<dyn Handler>> {
+    /// The component at this port.
+    pub fn get(&self, port: u16) -> Option<Arc<dyn Handler>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&port).cloned()
     }
 }
@@ -42,7 +39,7 @@ impl Doors {
 /// Whom to ask.
 pub struct Target {
     /// The guest.
-    pub guest: runtime::Container,
+    pub guest: Guest,
     /// Its spec: names of ports.
     pub container: Container,
     /// The pod's address.
@@ -60,33 +57,35 @@ impl Target {
         if let Some(action) = &probe.tcp_socket {
             return self.ask_tcp(action, timeout).await;
         }
-        if let Some(action) = &probe.exec {
-            return match tokio::time::timeout(timeout, run_exec(&self.guest, action)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(format!("command timed out: {:?} timed out after {timeout:?}", command(action))),
-            };
+        if let Some(action) = &probe.grpc {
+            return grpc::ask(action, self.address, &self.doors, timeout).await;
         }
-        match &probe.grpc {
-            Some(_) => Err("gRPC probes are not supported by this node".into()),
-            None => Err("missing probe handler".into()),
+        let Some(action) = &probe.exec else { return Err("missing probe handler".into()) };
+        match tokio::time::timeout(timeout, run_exec(&self.guest, action)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("command timed out: {:?} timed out after {timeout:?}", command(action).join(" "))),
         }
     }
 
-    async fn ask_http(&self, action: &HTTPGetAction, timeout: Duration) -> Result<(), String> {
-        let url = url(action, &self.container, self.address)?;
-        let answer = tokio::time::timeout(timeout, send_http(action, &self.container, self.address, &self.doors)).await;
-        let response = match answer {
+    async fn ask_http(
+        &self,
+        action: &k8s_openapi::api::core::v1::HTTPGetAction,
+        timeout: Duration,
+    ) -> Result<(), String> {
+        let url = http::url(action, &self.container, self.address)?;
+        let asking = http::send_http(action, &self.container, self.address, &self.doors);
+        let response = match tokio::time::timeout(timeout, asking).await {
             Ok(response) => response.map_err(|cause| format!("Get {url:?}: {cause}"))?,
             Err(_) => {
                 let cause = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
                 return Err(format!("Get {url:?}: {cause}"));
             }
         };
-        let status = response.status();
-        if status >= StatusCode::OK && status < StatusCode::BAD_REQUEST {
-            return Ok(());
+        // a redirect to elsewhere is an answer too
+        match response.status().as_u16() {
+            200..400 => Ok(()),
+            status => Err(format!("HTTP probe failed with statuscode: {status}")),
         }
-        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     }
 
     async fn ask_tcp(&self, action: &TCPSocketAction, timeout: Duration) -> Result<(), String> {
@@ -99,132 +98,61 @@ impl Target {
         match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(dial_error(&host, port, &error)),
-            Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
+            Err(_) => Err(format!("dial tcp {}: i/o timeout", joined(&host, port))),
         }
     }
 }
 
-/// Sends an `httpGet` action and returns the answer's head; the body is read to its bound and dropped.
-pub async fn send_http(
-    action: &HTTPGetAction,
-    container: &Container,
-    address: IpAddr,
-    doors: &Doors,
-) -> Result<Response<()>, String> {
-    let port = port_number(&action.port, container).ok_or("couldn't find port")?;
-    if action.scheme.as_deref() == Some("HTTPS") {
-        return Err("HTTPS probes are not supported by this node".into());
+/// Runs a lifecycle hook. As with the kubelet, any answer to an HTTP request will do.
+pub async fn run_hook(hook: &LifecycleHandler, target: &Target) -> Result<(), String> {
+    if let Some(sleep) = &hook.sleep {
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+        return Ok(());
     }
-    let host = action.host.as_deref().filter(|host| !host.is_empty());
-    let request = request(action, container, address)?;
-    let response = match (host, doors.get(port)) {
-        (None, Some(handler)) => handler.call(request).await.map_err(|error| error.to_string())?,
-        _ => {
-            let host = host.map_or_else(|| address.to_string(), ToOwned::to_owned);
-            send_tcp(request, &host, port).await?
-        }
-    };
-    let (head, mut body) = response.into_parts();
-    let mut read = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        read += frame.data_ref().map_or(0, bytes::Bytes::len);
-        if read > OUTPUT_BYTES_MAX {
-            break;
-        }
+    if let Some(action) = &hook.http_get {
+        return http::send_http(action, &target.container, target.address, &target.doors).await.map(drop);
     }
-    Ok(Response::from_parts(head, ()))
+    match &hook.exec {
+        Some(action) => run_exec(&target.guest, action).await,
+        None => Err("invalid handler: a hook runs a command, sends an HTTP request or sleeps".into()),
+    }
 }
 
-async fn send_tcp(request: Request<Body>, host: &str, port: u16) -> Result<Response<Body>, String> {
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| dial_error(host, port, &error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let (mut parts, body) = request.into_parts();
-    // to the server itself, not through a proxy: the request line has the path alone
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    parts.uri = path.parse().map_err(|_| "invalid path".to_owned())?;
-    let exchange = sender.send_request(Request::from_parts(parts, body));
-    tokio::pin!(exchange);
-    let mut connection = Box::pin(connection);
-    let response = tokio::select! {
-        response = &mut exchange => response.map_err(|error| error.to_string())?,
-        ended = &mut connection => {
-            ended.map_err(|error| error.to_string())?;
-            exchange.await.map_err(|error| error.to_string())?
+/// Runs a command in the container; what it printed is the error when it fails.
+pub async fn run_exec(guest: &Guest, action: &ExecAction) -> Result<(), String> {
+    let options = ExecOptions { argv: command(action).to_vec(), stdin: false, tty: false };
+    let session = guest.exec(options).await.map_err(|error| crate::container::chain(&error))?;
+    // held to the end: without it the command would be ended
+    let Session { input: _input, mut output, exit } = session;
+    let mut kept = Vec::new();
+    let reading = async {
+        while let Some(Output::Stdout(bytes) | Output::Stderr(bytes)) = output.recv().await {
+            let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
+            kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
     };
-    let (head, body) = response.into_parts();
-    // the connection is driven as long as somebody reads the body
-    let driver = tokio::spawn(connection);
-    let guard = tokio_util::task::AbortOnDropHandle::new(driver);
-    let body = body.map_err(Into::into).map_frame(move |frame| {
-        let _alive = &guard;
-        frame
-    });
-    Ok(Response::from_parts(head, body.boxed_unsync()))
-}
-
-fn request(action: &HTTPGetAction, container: &Container, address: IpAddr) -> Result<Request<Body>, String> {
-    let uri: Uri = url(action, container, address)?.parse().map_err(|_| "invalid URL".to_owned())?;
-    let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let mut request = Request::get(uri).header(header::HOST, authority).header(header::ACCEPT, "*/*");
-    if let Some(headers) = request.headers_mut() {
-        headers.insert(header::USER_AGENT, HeaderValue::from_static("kube-probe/1.36"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        for wanted in action.http_headers.iter().flatten() {
-            let name = HeaderName::try_from(&wanted.name).map_err(|_| format!("invalid header {:?}", wanted.name))?;
-            let value =
-                HeaderValue::try_from(&wanted.value).map_err(|_| format!("invalid header {:?}", wanted.name))?;
-            headers.insert(name, value);
-        }
-    }
-    request.body(netproxy::empty()).map_err(|error| error.to_string())
-}
-
-fn url(action: &HTTPGetAction, container: &Container, address: IpAddr) -> Result<String, String> {
-    let port = port_number(&action.port, container).ok_or("couldn't find port")?;
-    let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
-    let path = action.path.as_deref().unwrap_or("/");
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    match action.host.as_deref().filter(|host| !host.is_empty()) {
-        Some(host) => Ok(format!("{scheme}://{host}:{port}{slash}{path}")),
-        None => Ok(format!("{scheme}://{}{slash}{path}", SocketAddr::new(address, port))),
+    match tokio::join!(reading, exit).1 {
+        Ok(0) => Ok(()),
+        Ok(code) if kept.is_empty() => Err(format!("command terminated with exit code {code}")),
+        Ok(_) => Err(String::from_utf8_lossy(&kept).into_owned()),
+        Err(error) => Err(crate::container::chain(&error)),
     }
 }
 
-fn dial_error(host: &str, port: u16, error: &std::io::Error) -> String {
+fn command(action: &ExecAction) -> &[String] {
+    action.command.as_deref().unwrap_or_default()
+}
+
+/// In the words of the kubelet's dialer.
+pub(super) fn dial_error(host: &str, port: u16, error: &std::io::Error) -> String {
     let cause = match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
         _ => error.to_string(),
     };
-    format!("dial tcp {host}:{port}: {cause}")
+    format!("dial tcp {}: {cause}", joined(host, port))
 }
 
-fn command(action: &ExecAction) -> Vec<String> {
-    action.command.clone().unwrap_or_default()
-}
-
-/// Runs the program once more with the action's arguments; what it printed is the error when it fails.
-pub async fn run_exec(guest: &runtime::Container, action: &ExecAction) -> Result<(), String> {
-    let output = Arc::new(Output::default());
-    let exit = guest.exec(command(action), output.clone(), output.clone()).await.map_err(|error| error.to_string())?;
-    if exit.code == 0 { Ok(()) } else { Err(output.text()) }
-}
-
-/// Keeps the first bytes of what a command prints.
-#[derive(Default)]
-struct Output(Mutex<Vec<u8>>);
-
-impl LogSink for Output {
-    fn write(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = OUTPUT_BYTES_MAX.saturating_sub(kept.len());
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
-}
-
-impl Output {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
-    }
+fn joined(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -13,7 +13,9 @@ use crate::spec::ExitReason;
 /// The exit code of a guest that trapped: that of a process that aborted.
 pub(super) const TRAPPED: i32 = 134;
 /// The exit code of a guest that was killed.
-pub(super) const KILLED: i32 = 137;
+const KILLED: i32 = 137;
+/// The exit code of a guest whose terminal sent Ctrl-C.
+const INTERRUPTED: i32 = 130;
 /// Kubernetes' code for what could not even start.
 const CANNOT_RUN: i32 = 128;
 
@@ -33,6 +35,10 @@ impl End {
     pub(super) fn killed() -> End {
         End { code: KILLED, reason: ExitReason::Error, message: "killed".into() }
     }
+
+    pub(super) fn interrupted() -> End {
+        End { code: INTERRUPTED, reason: ExitReason::Error, message: "interrupted".into() }
+    }
 }
 
 /// Runs the program as a command. Dropping the future ends the guest.
@@ -42,7 +48,7 @@ pub(super) async fn run(program: Arc<Loaded>, sandbox: Arc<Sandbox>, account: Ar
         Ok(code) => End::code(code),
         Err(failure) => {
             if let Some(text) = &failure.log {
-                sandbox.stderr.write(text.as_bytes());
+                sandbox.outlets.stderr.say(text.as_bytes()).await;
             }
             failure.end
         }

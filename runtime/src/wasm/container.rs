@@ -8,35 +8,44 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::WasmConfig;
 use super::account::Account;
+use super::attached::Attached;
 use super::command::{self, End};
+use super::console::Console;
 use super::host::Sandbox;
 use super::http::Server;
-use super::program::{Code, Program};
-use crate::spec::{Body, ContainerSpec, ExecError, Exit, ExitReason, HandleError, LogSink, Network, StartError, Usage};
+use super::program::{Code, Program, Shape};
+use super::stdio::Outlets;
+use crate::spec::{Body, ContainerSpec, Exit, ExitReason, HandleError, Network, StartError, Usage};
 
 /// Executions beside the container's own at once.
 const EXECS_MAX: usize = 8;
 
 /// One container, running or ended. Clones are the same container; dropping them does not end it.
 #[derive(Clone)]
-pub struct Container(Arc<Inner>);
+pub struct Container(pub(super) Arc<Inner>);
 
-struct Inner {
-    name: String,
-    program: Program,
-    sandbox: Arc<Sandbox>,
-    account: Arc<Account>,
+pub(super) struct Inner {
+    pub(super) name: String,
+    pub(super) program: Program,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) account: Arc<Account>,
     started_at: Timestamp,
-    exit: watch::Sender<Option<Exit>>,
-    killed: CancellationToken,
+    pub(super) exit: watch::Sender<Option<Exit>>,
+    pub(super) killed: CancellationToken,
+    /// Killed or come to its end: nothing beside it goes on.
+    pub(super) over: CancellationToken,
     stopping: AtomicBool,
-    execs: Semaphore,
+    pub(super) execs: Arc<Semaphore>,
+    pub(super) attached: Arc<Attached>,
+    /// Its standard input, where it has one.
+    pub(super) console: Option<Console>,
+    /// The first client to leave closes the input.
+    pub(super) stdin_once: bool,
     server: Option<Server>,
-    commands: Handle,
+    pub(super) commands: Handle,
 }
 
 impl Container {
@@ -45,7 +54,11 @@ impl Container {
         if program.0.p3() && !spec.p3 {
             return Err(StartError::P3Off { program: program.0.file.clone() });
         }
-        let sandbox = Arc::new(Sandbox::new(&spec)?);
+        let attached = Arc::new(Attached::default());
+        let outlets = Outlets::logged(&spec.stdout, &spec.stderr, &attached, spec.tty);
+        let screen = spec.tty.then(|| outlets.stdout.clone());
+        let console = (spec.stdin && program.shape() != Shape::Http).then(|| Console::new(screen));
+        let sandbox = Arc::new(Sandbox::new(&spec, console.as_ref().map(Console::stdin), outlets)?);
         let clock = program.0.parts.clock.clone();
         let account = Arc::new(Account::new(clock, spec.cpu_millis_max, spec.memory_bytes_max));
         let killed = CancellationToken::new();
@@ -68,9 +81,13 @@ impl Container {
             account,
             started_at: Timestamp::now(),
             exit: watch::Sender::new(None),
+            over: killed.child_token(),
             killed,
             stopping: AtomicBool::new(false),
-            execs: Semaphore::new(EXECS_MAX),
+            execs: Arc::new(Semaphore::new(EXECS_MAX)),
+            attached,
+            console,
+            stdin_once: spec.stdin_once,
             server,
             commands: config.commands.clone(),
         });
@@ -104,8 +121,9 @@ impl Container {
         self.0.started_at
     }
 
-    /// HTTP: takes no new requests and ends (code 0) when the running ones have. Commands: WASI has no signals, so
-    /// nothing happens; the caller waits its grace period and kills.
+    /// HTTP: takes no new requests and ends (code 0) when the running ones have. Commands: WASI has no signals, so there
+    /// is no SIGTERM a program could catch and nothing happens here; the caller kills, at once or after its grace
+    /// period.
     pub fn stop(&self) {
         if self.0.server.is_some() && !self.0.stopping.swap(true, SeqCst) {
             let inner = self.0.clone();
@@ -140,34 +158,6 @@ impl Container {
         server.handle(request).await
     }
 
-    /// Runs the program once more beside itself, in the same sandbox, with other arguments (argv, `argv[0]` included).
-    /// Dropping the future ends it.
-    pub async fn exec(
-        &self,
-        args: Vec<String>,
-        stdout: Arc<dyn LogSink>,
-        stderr: Arc<dyn LogSink>,
-    ) -> Result<Exit, ExecError> {
-        let inner = &self.0;
-        let name = || inner.name.clone();
-        if matches!(&inner.program.0.code, Code::Component { run: None, .. }) {
-            return Err(ExecError::NotACommand { name: name() });
-        }
-        if inner.exit.borrow().is_some() || inner.killed.is_cancelled() {
-            return Err(ExecError::NotRunning { name: name() });
-        }
-        let _permit = inner.execs.try_acquire().map_err(|_| ExecError::Busy { name: name() })?;
-        let started_at = Timestamp::now();
-        let sandbox = Arc::new(Sandbox { args: Arc::new(args), stdout, stderr, ..(*inner.sandbox).clone() });
-        let run = command::run(inner.program.0.clone(), sandbox, inner.account.clone());
-        let running = AbortOnDropHandle::new(inner.commands.spawn(run));
-        let end = tokio::select! {
-            end = running => end.unwrap_or_else(|error| panicked(&inner.name, &error)),
-            () = inner.killed.cancelled() => End::killed(),
-        };
-        Ok(exit_of(end, started_at))
-    }
-
     /// CPU time and memory, now.
     pub fn usage(&self) -> Usage {
         Usage { cpu_ns: self.0.account.cpu_ns(), memory_bytes: self.0.account.memory_bytes() }
@@ -200,9 +190,16 @@ impl Inner {
         let run = command::run(self.program.0.clone(), self.sandbox.clone(), self.account.clone());
         // A bug of ours in one guest's run must not leave its pod running for ever.
         let run = std::panic::AssertUnwindSafe(run).catch_unwind();
+        let interrupted = async {
+            match &self.console {
+                Some(console) => console.interrupted().await,
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
             biased;
             () = self.killed.cancelled() => End::killed(),
+            () = interrupted => End::interrupted(),
             end = run => end.unwrap_or_else(|_| panicked(&self.name, &"panic")),
         };
         self.ended(end);
@@ -217,6 +214,8 @@ impl Inner {
                 true
             }
         });
+        self.over.cancel();
+        self.attached.close();
     }
 }
 
@@ -224,7 +223,7 @@ fn exit_of(end: End, started_at: Timestamp) -> Exit {
     Exit { code: end.code, reason: end.reason, message: end.message, started_at, finished_at: Timestamp::now() }
 }
 
-fn panicked(name: &str, error: &dyn std::fmt::Display) -> End {
+pub(super) fn panicked(name: &str, error: &dyn std::fmt::Display) -> End {
     tracing::error!(container = name, %error, "the host failed while running a guest");
     End { code: command::TRAPPED, reason: ExitReason::Error, message: "the host failed while running it".into() }
 }

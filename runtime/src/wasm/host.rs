@@ -18,8 +18,9 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::account::{Account, MemoryShare};
 use super::outgoing::Outgoing;
 use super::sockets;
-use super::stdio::Output;
-use crate::spec::{ContainerSpec, LogSink, Mount, Network, StartError};
+use super::pipe::Stdin;
+use super::stdio::Outlets;
+use crate::spec::{ContainerSpec, Mount, Network, StartError};
 
 /// Host objects (streams, sockets, files, headers) one instance may hold.
 const TABLE_ENTRIES_MAX: usize = 50_000;
@@ -33,13 +34,14 @@ pub(super) struct Sandbox {
     pub(super) env: Arc<Vec<(String, String)>>,
     pub(super) working_dir: Option<Arc<str>>,
     pub(super) mounts: Arc<Vec<(Mount, Dir)>>,
-    pub(super) stdout: Arc<dyn LogSink>,
-    pub(super) stderr: Arc<dyn LogSink>,
+    /// Empty where there is none.
+    pub(super) stdin: Option<Stdin>,
+    pub(super) outlets: Outlets,
     pub(super) network: Arc<dyn Network>,
 }
 
 impl Sandbox {
-    pub(super) fn new(spec: &ContainerSpec) -> Result<Sandbox, StartError> {
+    pub(super) fn new(spec: &ContainerSpec, stdin: Option<Stdin>, outlets: Outlets) -> Result<Sandbox, StartError> {
         let mut mounts = Vec::new();
         for mount in &spec.mounts {
             let dir = preopen(&mount.host, mount.read_only)
@@ -51,15 +53,18 @@ impl Sandbox {
             env: Arc::new(last_of_each(&spec.env)),
             working_dir: spec.working_dir.as_deref().map(Arc::from),
             mounts: Arc::new(mounts),
-            stdout: spec.stdout.clone(),
-            stderr: spec.stderr.clone(),
+            stdin,
+            outlets,
             network: spec.network.clone(),
         })
     }
 
     fn context(&self) -> WasiCtxBuilder {
         let mut context = WasiCtx::builder();
-        context.stdout(Output(self.stdout.clone())).stderr(Output(self.stderr.clone()));
+        context.stdout(self.outlets.stdout.clone()).stderr(self.outlets.stderr.clone());
+        if let Some(stdin) = &self.stdin {
+            context.stdin(stdin.clone());
+        }
         context
     }
 }

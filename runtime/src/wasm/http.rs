@@ -214,7 +214,7 @@ impl Shared {
             }
             Err(failure) => {
                 if let Some(log) = &failure.log {
-                    self.sandbox.stderr.write(log.as_bytes());
+                    self.sandbox.outlets.stderr.say(log.as_bytes()).await;
                 }
                 Err(failure)
             }

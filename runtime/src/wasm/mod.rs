@@ -1,14 +1,16 @@
 //! Wasm: programs in, running containers out.
 //!
-//! [`load`] turns files into programs, [`container`] runs them: [`command`] once, [`http`] per request. All of them
-//! build instances from [`host`] (what one instance has), [`linkers`] (what guests may import) and [`account`] (what a
+//! [`load`] turns files into programs, [`container`] runs them: [`command`] once, [`http`] per request, [`session`] once
+//! more for a client. All of them build instances from [`host`] (what one instance has), [`linkers`] (what guests may import) and [`account`] (what a
 //! container uses and may use).
 
 mod account;
+mod attached;
 mod body;
 mod cache;
 mod clock;
 mod command;
+mod console;
 mod container;
 mod engine;
 mod host;
@@ -17,9 +19,12 @@ mod linkers;
 mod load;
 mod names;
 mod outgoing;
+mod pipe;
 mod program;
+mod session;
 mod sockets;
 mod stdio;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};

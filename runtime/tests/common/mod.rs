@@ -11,7 +11,10 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
-use runtime::{Body, Container, ContainerSpec, LogSink, Network, NetworkError, Program, Wasm, WasmConfig};
+use runtime::{
+    Body, Container, ContainerSpec, ExecOptions, LogSink, Network, NetworkError, Output, Program, Session, Wasm,
+    WasmConfig,
+};
 use tempfile::TempDir;
 
 pub struct Node {
@@ -55,6 +58,25 @@ impl Node {
     }
 }
 
+/// What a session said to its end, standard output and error apart, and its exit code.
+pub async fn finish(session: Session) -> (String, String, i32) {
+    let Session { input: _client, mut output, exit } = session;
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    while let Some(piece) = output.recv().await {
+        match piece {
+            Output::Stdout(bytes) => out.extend_from_slice(&bytes),
+            Output::Stderr(bytes) => err.extend_from_slice(&bytes),
+        }
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (text(out), text(err), exit.await.unwrap())
+}
+
+/// Options of an execution without input.
+pub fn argv(argv: &[&str]) -> ExecOptions {
+    ExecOptions { argv: argv.iter().map(|arg| (*arg).to_owned()).collect(), stdin: false, tty: false }
+}
+
 /// A container with nothing special about it, and its log.
 pub fn spec(program: Program, args: &[&str]) -> (ContainerSpec, Arc<Log>) {
     let log = Arc::new(Log::default());
@@ -72,6 +94,9 @@ pub fn spec(program: Program, args: &[&str]) -> (ContainerSpec, Arc<Log>) {
         network: Arc::new(TestNetwork::default()),
         reuse_requests_max: 1,
         p3: false,
+        stdin: false,
+        stdin_once: false,
+        tty: false,
     };
     (spec, log)
 }
