@@ -23,6 +23,7 @@ pub mod replicaset;
 pub mod serviceaccount;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 
 use jiff::Timestamp;
 use state::{Event, Key, Stamp, World, Write};
@@ -90,6 +91,10 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(node::NodeLifecycle { started_at: settings.started_at, grace_seconds: settings.node_grace_seconds }),
         Box::new(eviction::Eviction),
         Box::new(podgc::PodCollector),
+        Box::new(volume::Binder),
+        Box::new(volume::LocalPath),
+        Box::new(volume::Protection),
+        Box::new(volume::EphemeralClaims),
         Box::new(events::EventExpiry { ttl_seconds: settings.event_ttl_seconds }),
     ]
 }
