@@ -8,12 +8,16 @@
 //! (the agent flattens it into a [`ContainerSpec`]), sockets and routes of services (the [`Network`] a container is
 //! given answers for them), restart policy, probes.
 
+pub mod docker;
 pub mod images;
 pub mod logs;
+mod namespace;
 mod spec;
 mod streams;
 mod wasm;
 
+pub use docker::{Docker, DockerConfig, DockerContainer, DockerContainerSpec, DockerError, PullError};
+pub use namespace::NetworkNamespace;
 pub use spec::{
     Body, BoxError, ContainerSpec, ExecError, Exit, ExitReason, HandleError, LoadError, LogSink, Mount, Network,
     NetworkError, StartError, Usage, WasmError,
