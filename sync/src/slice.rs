@@ -1,15 +1,18 @@
 //! Which part of the cluster a node gets: pure functions of a world and an event.
 //!
-//! Everything that routes traffic goes to every node; what a pod reads goes where the pod is, and nowhere else.
+//! Everything that routes traffic goes to every node; what a pod reads goes where the pod is, and nowhere else. When the
+//! last pod that reads an object has left a node, the object leaves it too, as if it were deleted.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount, Volume,
+    ConfigMap, Endpoints, EnvFromSource, EnvVar, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
+    Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use state::{Change, Event, Key, Object, World};
+use serde_json::json;
+use state::{Change, Event, Key, Object, Revision, World, storage};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -24,54 +27,122 @@ pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
     keys.insert(lease(node));
     for pod in world.pods_on(node) {
         keys.insert(pod.key().clone());
-        keys.extend(references(pod));
+        keys.extend(needs(pod, world));
     }
     for ingress in world.all::<Ingress>(None) {
         keys.extend(certificates(ingress));
     }
+    let local = world.all::<PersistentVolume>(None).filter(|volume| lives_on(volume, node));
+    keys.extend(local.map(|volume| volume.key().clone()));
     keys.iter().filter_map(|key| world.get(key)).cloned().collect()
 }
 
-/// What an event means to a node. `world` contains the event. What a pod or an Ingress newly refers to comes before it.
+/// What an event means to a node. `world` contains the event and may contain later ones. What an object newly refers to
+/// comes before it; what nobody on the node refers to any more is deleted after it.
 pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     let key = event.key();
     if key.is::<Pod>() {
         return pod_events(event, world, node);
     }
     if key.is::<Ingress>() {
-        return with_references(event, world, certificates);
+        return with_references(event, world, node, |ingress, _| certificates(ingress));
+    }
+    if key.is::<PersistentVolume>() {
+        return volume_events(event, world, node);
     }
     let concerned = is_common(key)
         || *key == Key::of::<Node>("", node)
         || *key == lease(node)
         || (is_source(key) && is_referred_to(key, world, node));
-    if concerned { vec![event.clone()] } else { Vec::new() }
+    match concerned {
+        false => Vec::new(),
+        true if key.is::<PersistentVolumeClaim>() => {
+            with_references(event, world, node, |claim, world| volume_of(claim, world).into_iter().collect())
+        }
+        true => vec![event.clone()],
+    }
 }
 
 fn pod_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     let is_here = node_of(&event.object) == Some(node);
     let was_here = event.previous.as_ref().is_some_and(|previous| node_of(previous) == Some(node));
     match (is_here, was_here) {
-        (true, _) if event.change != Change::Deleted => with_references(event, world, references),
-        (true, _) => vec![event.clone()],
+        (true, _) => with_references(event, world, node, needs),
         // cannot happen while nodeName is immutable; a node must not keep a pod that is another's all the same
-        (false, true) => vec![Event { change: Change::Deleted, ..event.clone() }],
+        (false, true) => {
+            let gone = Event { change: Change::Deleted, ..event.clone() };
+            with_references(&gone, world, node, needs)
+        }
         (false, false) => Vec::new(),
     }
 }
 
-/// The event, after what its object refers to now and did not before.
-fn with_references(event: &Event, world: &World, refers: fn(&Object) -> BTreeSet<Key>) -> Vec<Event> {
-    let old = event.previous.as_ref().map(|previous| refers(previous)).unwrap_or_default();
+/// A volume concerns the node it lies on, and the nodes whose pods use its claim. That one is gone is told to all: nobody
+/// knows any more who had it.
+fn volume_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
+    let used = |volume: &Object| claim_of(volume).is_some_and(|claim| is_referred_to(&claim, world, node));
+    if lives_on(&event.object, node) || used(&event.object) {
+        return vec![event.clone()];
+    }
+    let left = event.change == Change::Deleted || event.previous.as_ref().is_some_and(|previous| used(previous));
+    if left { deletion(event.key(), event.revision).into_iter().collect() } else { Vec::new() }
+}
+
+/// The event, after what its object refers to now and did not before, and before what it referred to last.
+fn with_references(
+    event: &Event,
+    world: &World,
+    node: &str,
+    refers: fn(&Object, &World) -> BTreeSet<Key>,
+) -> Vec<Event> {
+    let before = event.previous.as_ref().map(|previous| refers(previous, world)).unwrap_or_default();
     let moved_in = event.previous.as_ref().is_some_and(|previous| node_of(previous) != node_of(&event.object));
-    let mut events: Vec<Event> = refers(&event.object)
+    let now = if event.change == Change::Deleted { BTreeSet::new() } else { refers(&event.object, world) };
+    let mut lost = before.clone();
+    if event.change == Change::Deleted {
+        lost.extend(refers(&event.object, world));
+    }
+    lost.retain(|key| !now.contains(key));
+    let mut events: Vec<Event> = now
         .into_iter()
-        .filter(|key| moved_in || !old.contains(key))
+        .filter(|key| moved_in || !before.contains(key))
         .filter_map(|key| world.get(&key))
         .map(|object| Event { revision: event.revision, change: Change::Added, object: object.clone(), previous: None })
         .collect();
     events.push(event.clone());
+    forget_needed(&mut lost, world, node);
+    events.extend(lost.iter().filter_map(|key| deletion(key, event.revision)));
     events
+}
+
+/// Leaves those keys that nothing on a node needs.
+fn forget_needed(keys: &mut BTreeSet<Key>, world: &World, node: &str) {
+    for pod in world.pods_on(node) {
+        if keys.is_empty() {
+            return;
+        }
+        for key in needs(pod, world) {
+            keys.remove(&key);
+        }
+    }
+    if keys.iter().any(Key::is::<Secret>) {
+        for ingress in world.all::<Ingress>(None) {
+            for key in certificates(ingress) {
+                keys.remove(&key);
+            }
+        }
+    }
+    keys.retain(|key| !world.get(key).is_some_and(|object| lives_on(object, node)));
+}
+
+/// That an object is not this node's any more: its name, and nothing of what is in it.
+fn deletion(key: &Key, revision: Revision) -> Option<Event> {
+    let mut value = json!({"metadata": {"name": &*key.name}});
+    if !key.namespace.is_empty() {
+        value["metadata"]["namespace"] = (*key.namespace).into();
+    }
+    let object = Arc::new(Object::encode(key.resource.clone(), revision, value).ok()?);
+    Some(Event { revision, change: Change::Deleted, object, previous: None })
 }
 
 fn is_common(key: &Key) -> bool {
@@ -85,7 +156,7 @@ fn is_common(key: &Key) -> bool {
 }
 
 fn is_source(key: &Key) -> bool {
-    key.is::<ConfigMap>() || key.is::<Secret>() || key.is::<ServiceAccount>()
+    key.is::<ConfigMap>() || key.is::<Secret>() || key.is::<ServiceAccount>() || key.is::<PersistentVolumeClaim>()
 }
 
 fn is_referred_to(key: &Key, world: &World, node: &str) -> bool {
@@ -112,7 +183,42 @@ fn certificates(ingress: &Object) -> BTreeSet<Key> {
         .collect()
 }
 
-/// The ConfigMaps, Secrets and the ServiceAccount a pod refers to.
+fn lives_on(volume: &Object, node: &str) -> bool {
+    volume.key().is::<PersistentVolume>() && volume.view().is_some_and(|volume| storage::lives_on(volume, node))
+}
+
+/// The claim a volume is bound to or reserved for.
+fn claim_of(volume: &Object) -> Option<Key> {
+    let reference = volume.view::<PersistentVolume>()?.spec.as_ref()?.claim_ref.as_ref()?;
+    let (namespace, name) = (reference.namespace.as_deref()?, reference.name.as_deref()?);
+    Some(Key::of::<PersistentVolumeClaim>(namespace, name))
+}
+
+/// The volume a claim is bound to; of a claim that is gone, the one that still names it.
+fn volume_of(claim: &Object, world: &World) -> Option<Key> {
+    let name = claim.view::<PersistentVolumeClaim>().and_then(storage::volume_name)?;
+    let key = Key::of::<PersistentVolume>("", name);
+    world.get(&key).is_some().then_some(key)
+}
+
+/// All that a pod needs: what it refers to, and the volumes of its claims.
+fn needs(pod: &Object, world: &World) -> BTreeSet<Key> {
+    let mut keys = references(pod);
+    let claims: Vec<Key> = keys.iter().filter(|key| key.is::<PersistentVolumeClaim>()).cloned().collect();
+    for claim in claims {
+        match world.get(&claim) {
+            Some(claim) => keys.extend(volume_of(claim, world)),
+            None => {
+                let volumes = world.all::<PersistentVolume>(None);
+                let names_it = |volume: &&Arc<Object>| claim_of(volume).as_ref() == Some(&claim);
+                keys.extend(volumes.filter(names_it).map(|volume| volume.key().clone()));
+            }
+        }
+    }
+    keys
+}
+
+/// The ConfigMaps, Secrets, claims and the ServiceAccount a pod refers to.
 pub fn references(pod: &Object) -> BTreeSet<Key> {
     let namespace = &*pod.key().namespace;
     let config = |name: &str| Key::of::<ConfigMap>(namespace, name);
@@ -122,25 +228,32 @@ pub fn references(pod: &Object) -> BTreeSet<Key> {
     keys.extend(spec.service_account_name.as_deref().map(|name| Key::of::<ServiceAccount>(namespace, name)));
     keys.extend(spec.image_pull_secrets.iter().flatten().map(|reference| secret(&reference.name)));
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        container_references(container, &config, &secret, &mut keys);
+        let (from, variables) = (container.env_from.as_deref(), container.env.as_deref());
+        variable_references(from, variables, &config, &secret, &mut keys);
     }
+    for container in spec.ephemeral_containers.iter().flatten() {
+        let (from, variables) = (container.env_from.as_deref(), container.env.as_deref());
+        variable_references(from, variables, &config, &secret, &mut keys);
+    }
+    keys.extend(pod.view::<Pod>().map(storage::claim_keys).unwrap_or_default());
     for volume in spec.volumes.iter().flatten() {
         volume_references(volume, &config, &secret, &mut keys);
     }
     keys
 }
 
-fn container_references(
-    container: &Container,
+fn variable_references(
+    from: Option<&[EnvFromSource]>,
+    variables: Option<&[EnvVar]>,
     config: &dyn Fn(&str) -> Key,
     secret: &dyn Fn(&str) -> Key,
     keys: &mut BTreeSet<Key>,
 ) {
-    for source in container.env_from.iter().flatten() {
+    for source in from.unwrap_or_default() {
         keys.extend(source.config_map_ref.as_ref().map(|reference| config(&reference.name)));
         keys.extend(source.secret_ref.as_ref().map(|reference| secret(&reference.name)));
     }
-    for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+    for source in variables.unwrap_or_default().iter().filter_map(|variable| variable.value_from.as_ref()) {
         keys.extend(source.config_map_key_ref.as_ref().map(|reference| config(&reference.name)));
         keys.extend(source.secret_key_ref.as_ref().map(|reference| secret(&reference.name)));
     }
@@ -157,5 +270,160 @@ fn volume_references(
     for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
         keys.extend(source.config_map.as_ref().map(|source| config(&source.name)));
         keys.extend(source.secret.as_ref().map(|source| secret(&source.name)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// A world and what a node makes of its changes, which must always be the same as a new slice of it.
+    struct Cluster {
+        world: World,
+        replica: World,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            Self { world: World::default(), replica: World::default() }
+        }
+
+        fn fold(&mut self, kind: &str, namespace: &str, name: &str, body: Option<Value>) -> Vec<String> {
+            let event = self.change(kind, namespace, name, body);
+            self.see(&event)
+        }
+
+        /// The change happens, and nobody looks yet.
+        fn change(&mut self, kind: &str, namespace: &str, name: &str, body: Option<Value>) -> Event {
+            let version = if kind == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
+            let resource = manifests::by_kind(version, kind).unwrap().resource();
+            let revision = Revision(self.world.revision().0 + 1);
+            let previous = self.world.get(&Key::new(resource.clone(), namespace, name)).cloned();
+            let (change, object) = match body {
+                Some(mut value) => {
+                    value["metadata"]["name"] = name.into();
+                    value["metadata"]["uid"] = format!("{kind}-{name}").into();
+                    if !namespace.is_empty() {
+                        value["metadata"]["namespace"] = namespace.into();
+                    }
+                    let object = Arc::new(Object::encode(resource, revision, value).unwrap());
+                    (if previous.is_some() { Change::Modified } else { Change::Added }, object)
+                }
+                None => (Change::Deleted, previous.clone().unwrap().at(revision)),
+            };
+            let event = Event { revision, change, object, previous };
+            self.world.fold(&event);
+            event
+        }
+
+        fn see(&mut self, event: &Event) -> Vec<String> {
+            let events = events(event, &self.world, "a");
+            events.iter().for_each(|event| self.replica.fold(event));
+            events.iter().map(|event| format!("{:?} {}", event.change, event.key())).collect()
+        }
+
+        fn agree(&self) {
+            let names = |objects: Vec<Arc<Object>>| -> BTreeSet<String> {
+                objects.iter().map(|object| format!("{} {}", object.key(), object.revision())).collect()
+            };
+            let replica: Vec<Arc<Object>> = self.replica.iter().cloned().collect();
+            assert_eq!(names(replica), names(objects(&self.world, "a")));
+        }
+    }
+
+    fn pod(node: &str, secret: &str) -> Option<Value> {
+        Some(
+            json!({"spec": {"nodeName": node, "containers": [{"name": "c", "env": [{"name": "X", "valueFrom": {"secretKeyRef":
+            {"name": secret, "key": "k"}}}]}]}}),
+        )
+    }
+
+    fn with_claim(node: &str, claim: &str) -> Option<Value> {
+        Some(json!({"spec": {"nodeName": node, "containers": [], "volumes": [
+            {"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}}))
+    }
+
+    fn bound(volume: &str) -> Option<Value> {
+        Some(json!({"spec": {"volumeName": volume}, "status": {"phase": "Bound"}}))
+    }
+
+    fn volume(claim: &str) -> Option<Value> {
+        Some(json!({"spec": {"claimRef": {"namespace": "n", "name": claim}, "hostPath": {"path": "/x"}}}))
+    }
+
+    fn local(node: &str) -> Option<Value> {
+        Some(json!({
+            "metadata": {"annotations": {storage::PROVISIONED_BY: storage::LOCAL_PATH}},
+            "spec": {"local": {"path": "/x"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}},
+        }))
+    }
+
+    #[test]
+    fn what_pods_read_comes_before_them_and_goes_after_the_last() {
+        let mut cluster = Cluster::new();
+        assert!(cluster.fold("Secret", "n", "s", Some(json!({"data": {}}))).is_empty());
+        assert!(cluster.fold("Pod", "n", "elsewhere", pod("b", "s")).is_empty());
+        assert_eq!(cluster.fold("Pod", "n", "p", pod("a", "s")), ["Added secrets n/s", "Added pods n/p"]);
+        assert_eq!(cluster.fold("Pod", "n", "q", pod("a", "s")), ["Added secrets n/s", "Added pods n/q"]);
+        assert_eq!(cluster.fold("Secret", "n", "s", Some(json!({"data": {"k": ""}}))), ["Modified secrets n/s"]);
+        assert_eq!(cluster.fold("Pod", "n", "p", None), ["Deleted pods n/p"]);
+        cluster.agree();
+        let last = cluster.fold("Pod", "n", "q", None);
+        assert_eq!(last, ["Deleted pods n/q", "Deleted configmaps n/kube-root-ca.crt", "Deleted secrets n/s"]);
+        assert!(cluster.fold("Secret", "n", "s", None).is_empty());
+        cluster.agree();
+    }
+
+    #[test]
+    fn a_secret_that_vanished_with_its_pods_leaves_no_trace() {
+        let mut cluster = Cluster::new();
+        cluster.fold("Secret", "n", "s", Some(json!({"data": {"k": "dGV4dA=="}})));
+        cluster.fold("Pod", "n", "p", pod("a", "s"));
+        // all is over before anybody looks
+        let events = [cluster.change("Pod", "n", "p", None), cluster.change("Secret", "n", "s", None)];
+        for event in &events {
+            cluster.see(event);
+        }
+        cluster.agree();
+        let gone = super::events(&events[0], &cluster.world, "a").pop().unwrap();
+        assert!(gone.object.value()["data"].is_null(), "only the name is told");
+    }
+
+    #[test]
+    fn claims_bring_their_volumes_and_a_node_knows_its_own() {
+        let mut cluster = Cluster::new();
+        cluster.fold("PersistentVolumeClaim", "n", "c", Some(json!({"spec": {}})));
+        let first = cluster.fold("Pod", "n", "p", with_claim("a", "c"));
+        assert_eq!(first, ["Added persistentvolumeclaims n/c", "Added pods n/p"]);
+        cluster.agree();
+        assert_eq!(cluster.fold("PersistentVolume", "", "v", volume("c")), ["Added persistentvolumes v"]);
+        let bound = cluster.fold("PersistentVolumeClaim", "n", "c", bound("v"));
+        assert_eq!(bound, ["Added persistentvolumes v", "Modified persistentvolumeclaims n/c"]);
+        cluster.agree();
+        assert!(cluster.fold("PersistentVolume", "", "other", volume("x")).is_empty());
+        assert!(cluster.fold("PersistentVolume", "", "theirs", local("b")).is_empty());
+        assert_eq!(cluster.fold("PersistentVolume", "", "ours", local("a")), ["Added persistentvolumes ours"]);
+        cluster.agree();
+        cluster.fold("Pod", "n", "p", None);
+        cluster.agree();
+        assert_eq!(cluster.fold("PersistentVolume", "", "ours", None), ["Deleted persistentvolumes ours"]);
+        cluster.agree();
+        assert_eq!(cluster.fold("PersistentVolumeClaim", "n", "c", None), [""; 0]);
+    }
+
+    #[test]
+    fn an_ingress_brings_its_certificate_and_takes_it_along() {
+        let mut cluster = Cluster::new();
+        cluster.fold("Secret", "n", "tls", Some(json!({"data": {}})));
+        let ingress = |secret: &str| Some(json!({"spec": {"tls": [{"secretName": secret}]}}));
+        cluster.fold("Ingress", "n", "i", ingress("tls"));
+        cluster.agree();
+        cluster.fold("Ingress", "n", "i", ingress("none"));
+        cluster.agree();
+        cluster.fold("Ingress", "n", "i", ingress("tls"));
+        cluster.fold("Ingress", "n", "i", None);
+        cluster.agree();
     }
 }
