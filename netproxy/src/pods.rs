@@ -2,13 +2,13 @@
 //! every Service that has it, so that a pod coming or going is one pointer swap that all of them see at once.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,11 @@ impl Endpoint {
     /// The pod, if it is here and takes requests; counts one request.
     pub(crate) fn enter(&self) -> Option<InFlight> {
         self.pod.load_full()?.enter()
+    }
+
+    /// The pod, if it is here.
+    fn here(&self) -> Option<Arc<Pod>> {
+        self.pod.load_full()
     }
 
     pub(crate) fn is_local(&self) -> bool {
@@ -173,6 +178,37 @@ pub(crate) fn serve_on(
         Outside { stop, connections }
     });
     PodGuard { addr, pod, shared: shared.clone(), outside }
+}
+
+/// A connection to the pod at `addr` which no listener has to accept. None: nobody in this process has that address.
+pub(crate) async fn connect(shared: &Arc<Shared>, addr: SocketAddr) -> std::io::Result<Option<TcpStream>> {
+    let Some(pod) = shared.endpoints.get(addr).and_then(|endpoint| endpoint.here()) else { return Ok(None) };
+    let busy = || std::io::Error::new(std::io::ErrorKind::ResourceBusy, "too many connections");
+    let connections = shared.service_connections.clone();
+    let permit = connections.try_permit().ok_or_else(busy)?;
+    let (ours, theirs) = pair().await?;
+    let shared = shared.clone();
+    shared.data.clone().spawn(async move {
+        let connection = connections.enter(permit);
+        serve::connection(&shared, Target::Pod { addr, pod }, theirs, &connection).await;
+    });
+    Ok(Some(ours))
+}
+
+/// Two ends of one TCP connection of this process with itself.
+async fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let ours = TcpStream::connect(listener.local_addr()?).await?;
+    let own = ours.local_addr()?;
+    loop {
+        let (theirs, peer) = listener.accept().await?;
+        // Anybody on this host might have been quicker.
+        if peer == own {
+            ours.set_nodelay(true)?;
+            theirs.set_nodelay(true)?;
+            return Ok((ours, theirs));
+        }
+    }
 }
 
 impl PodGuard {

@@ -97,6 +97,15 @@ impl Proxy {
         Ok(pods::serve_on(&self.0.shared, Some(listener), addr, handler))
     }
 
+    /// A connection to the HTTP server that lives in this process at `addr`, whether or not the kernel lets it listen there.
+    /// None: there is none. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When there are too many connections or no sockets.
+    pub async fn connect_pod(&self, addr: SocketAddr) -> std::io::Result<Option<tokio::net::TcpStream>> {
+        pods::connect(&self.0.shared, addr).await
+    }
+
     /// A ready endpoint for a connection to a Service address; None if `vip` is no Service's or nothing is ready.
     pub fn pick(&self, vip: SocketAddr) -> Option<SocketAddr> {
         let table = self.0.shared.table.load();

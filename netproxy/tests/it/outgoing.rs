@@ -227,3 +227,17 @@ async fn a_listener_of_another_namespace_serves_the_pod() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_pod_without_a_listener_can_be_connected_to() {
+    let proxy = proxy();
+    let addr: SocketAddr = "203.0.113.5:80".parse().unwrap();
+    assert!(proxy.connect_pod(addr).await.unwrap().is_none());
+    let pod = proxy.serve_pod(addr, named("pod"));
+    assert!(!pod.listening());
+    let mut stream = proxy.connect_pod(addr).await.unwrap().unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("pod"), "{answer}");
+}
