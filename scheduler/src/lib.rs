@@ -18,7 +18,8 @@ use crate::amounts::Amounts;
 use crate::capacity::Capacity;
 use crate::wanted::Wanted;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use state::{Change, Event, Key, Object, Revision, Stamp, World, Write};
 use std::collections::{BTreeMap, HashMap};
 
@@ -79,6 +80,8 @@ struct Waiting {
     request: Amounts,
     /// Whether other pods' coming and going matters to it.
     sociable: bool,
+    /// Whether claims and volumes matter to it.
+    stores: bool,
 }
 
 impl Scheduler {
@@ -102,6 +105,8 @@ impl Scheduler {
             self.pod_changed(event)
         } else if event.key().is::<Node>() {
             self.node_changed(event)
+        } else if is_storage(event.key()) {
+            self.waiting.iter().filter(|(_, waiting)| waiting.stores).map(|(key, _)| key.clone()).collect()
         } else {
             Vec::new()
         }
@@ -138,7 +143,11 @@ impl Scheduler {
             let closed = spec.map(|spec| (spec.unschedulable == Some(true), spec.taints.clone()));
             (allocatable, handlers, closed, object.meta().labels.clone())
         };
-        let news = event.previous.as_ref().is_none_or(|before| offers(before) != offers(&event.object));
+        let path = |object: &Object| object.meta().annotations.get(state::storage::STORAGE_PATH).cloned();
+        let differs = |before: &std::sync::Arc<Object>| {
+            offers(before) != offers(&event.object) || path(before) != path(&event.object)
+        };
+        let news = event.previous.as_ref().is_none_or(differs);
         if event.change == Change::Deleted || !news { Vec::new() } else { self.waiting.keys().cloned().collect() }
     }
 
@@ -157,21 +166,38 @@ impl Scheduler {
             return Decision::default();
         };
         let request = wanted.request.clone();
-        let sociable = wanted.spec.affinity.is_some() || wanted.spec.topology_spread_constraints.is_some();
+        let stores = !state::storage::claims(&pod.meta().name, wanted.spec).is_empty();
+        let spread = wanted.spec.topology_spread_constraints.is_some();
+        // a claim may be for one pod at a time
+        let sociable = wanted.spec.affinity.is_some() || spread || stores;
         match placement::choose(wanted, &self.capacity, seed(pod)) {
             Ok(node) => {
                 self.waiting.remove(key);
                 self.capacity.assume(pod, &node);
                 self.assumed.insert(key.clone(), pod.meta().uid.clone());
-                Decision { writes: writes::placed(pod, &node, world, stamp), again_at: None }
+                let mut writes = writes::placed(pod, &node, world, stamp);
+                if stores {
+                    writes.extend(storage_writes(pod, &node, world));
+                }
+                Decision { writes, again_at: None }
             }
             Err(refused) => {
-                self.waiting.insert(key.clone(), Waiting { request, sociable });
+                self.waiting.insert(key.clone(), Waiting { request, sociable, stores });
                 let again_at = stamp.now.checked_add(SignedDuration::from_secs(RETRY_SECONDS)).ok();
                 Decision { writes: writes::refused(pod, &refused, world, stamp), again_at }
             }
         }
     }
+}
+
+/// What claims that waited for a node are told.
+fn storage_writes(pod: &Object, node: &str, world: &World) -> Vec<Write> {
+    let (wanted, node) = (Wanted::new(pod, world), world.view::<Node>("", node));
+    wanted.zip(node).map(|(wanted, node)| filters::Claims::of(&wanted).writes(world, node)).unwrap_or_default()
+}
+
+fn is_storage(key: &Key) -> bool {
+    key.is::<PersistentVolumeClaim>() || key.is::<PersistentVolume>() || key.is::<StorageClass>()
 }
 
 /// The same pod is always decided the same way, and different pods start at different nodes.

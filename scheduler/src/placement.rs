@@ -17,6 +17,9 @@ pub(crate) fn choose(wanted: Wanted<'_>, capacity: &Capacity, seed: u64) -> Resu
         return Err(Refused { message: "no nodes available to schedule pods".into() });
     }
     let question = Question::new(wanted, capacity);
+    if let Some(reason) = &question.claims.refusal {
+        return Err(Refused { message: message_for_all(rooms.len(), reason) });
+    }
     let enough = feasible_nodes(rooms.len());
     let start = usize::try_from(seed % rooms.len() as u64).unwrap_or(0);
     let (mut feasible, mut refused): (Vec<&Room>, Vec<Vec<Reason>>) = (Vec::new(), Vec::new());
@@ -54,6 +57,19 @@ fn feasible_nodes(nodes: usize) -> usize {
 fn mix(seed: u64, room: &Room) -> u64 {
     let name = room.object.meta().name.bytes();
     state::record::fnv1a_64(seed.to_le_bytes().into_iter().chain(name))
+}
+
+/// Kubernetes' words for a refusal that needs no look at a node.
+fn message_for_all(nodes: usize, reason: &Reason) -> String {
+    let preemption = match reason.for_good {
+        true => "Preemption is not helpful for scheduling.",
+        false => "No preemption victims found for incoming pod.",
+    };
+    format!(
+        "0/{nodes} nodes are available: {}. no new claims to deallocate, \
+         preemption: 0/{nodes} nodes are available: {nodes} {preemption}",
+        reason.text
+    )
 }
 
 /// Kubernetes' words for a refusal: every reason with the number of nodes that gave it. There is no preemption here, and

@@ -14,6 +14,9 @@ fn world(yaml: &str) -> World {
         let resource = match value["kind"].as_str().unwrap() {
             "Pod" => manifests::Resource::of::<v1::Pod>(),
             "Node" => manifests::Resource::of::<v1::Node>(),
+            "PersistentVolumeClaim" => manifests::Resource::of::<v1::PersistentVolumeClaim>(),
+            "PersistentVolume" => manifests::Resource::of::<v1::PersistentVolume>(),
+            "StorageClass" => manifests::Resource::of::<StorageClass>(),
             kind => panic!("{kind}"),
         };
         value["metadata"]["uid"] = format!("uid-{number}").into();
@@ -180,4 +183,83 @@ fn a_decision_counts_before_it_is_committed_and_room_wakes_who_waits() {
     // a commit that was refused: asked again, the same room is free again
     let again = scheduler.reconcile(&woken[0], &world, &mut stamp);
     assert_eq!(again.writes[0].value.as_ref().unwrap()["spec"]["nodeName"], "a");
+}
+
+const STORAGE: &str = "
+---
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: local-path, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}},
+  provisioner: coracle.dev/local-path, volumeBindingMode: WaitForFirstConsumer}
+---
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: static}, provisioner: kubernetes.io/no-provisioner,
+  volumeBindingMode: WaitForFirstConsumer}
+---
+{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: now}, provisioner: coracle.dev/local-path}
+---
+{apiVersion: v1, kind: PersistentVolume, metadata: {name: on-b}, spec: {capacity: {storage: 2Gi}, accessModes: [ReadWriteOnce],
+  storageClassName: static, local: {path: /x}, nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [
+  {key: kubernetes.io/hostname, operator: In, values: [b]}]}]}}}, status: {phase: Available}}
+---
+{apiVersion: v1, kind: PersistentVolume, metadata: {name: on-c}, spec: {capacity: {storage: 2Gi}, accessModes: [ReadWriteOnce],
+  storageClassName: other, local: {path: /x}, claimRef: {namespace: default, name: bound}, nodeAffinity: {required: {nodeSelectorTerms:
+  [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [c]}]}]}}}, status: {phase: Bound}}
+";
+
+#[test]
+fn claims_decide_where_and_are_told() {
+    let claim = |name: &str, more: &str, status: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}, namespace: default}}, spec: {{accessModes: \
+             [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}{more}}}, status: {{phase: {status}}}}}\n"
+        )
+    };
+    let claims = [
+        claim("plain", "", "Pending"),
+        claim("fixed", ", storageClassName: static", "Pending"),
+        claim("immediate", ", storageClassName: now", "Pending"),
+        claim("bound", ", storageClassName: other, volumeName: on-c", "Bound"),
+        claim("lost", ", volumeName: gone", "Lost"),
+        claim("single", ", volumeName: on-c", "Bound").replace("ReadWriteOnce", "ReadWriteOncePod"),
+    ];
+    let nodes =
+        NODES.replace("metadata: {name: a,", "metadata: {name: a, annotations: {coracle.dev/storage-path: /data},");
+    let user = "---\n{apiVersion: v1, kind: Pod, metadata: {name: user, namespace: default}, spec: {nodeName: c, containers: [], \
+                volumes: [{name: v, persistentVolumeClaim: {claimName: single}}]}}\n";
+    let mut answers = String::new();
+    for name in ["plain", "fixed", "immediate", "bound", "lost", "none", "single"] {
+        let pod = format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p, namespace: default}}, spec: {{tolerations: [{{operator: Exists}}], \
+             containers: [{{name: a}}], volumes: [{{name: v, persistentVolumeClaim: {{claimName: {name}}}}}]}}}}"
+        );
+        let world = world(&format!("{nodes}{STORAGE}{}{user}{pod}", claims.concat()));
+        let key = Key::of::<Pod>("default", "p");
+        let mut scheduler = Scheduler::new();
+        let mut identities = Counting(0);
+        let mut stamp = Stamp { now: now(), identities: &mut identities };
+        replay(&mut scheduler, &world);
+        let decision = scheduler.reconcile(&key, &world, &mut stamp);
+        let values: Vec<&Value> = decision.writes.iter().filter_map(|write| write.value.as_ref()).collect();
+        let placed = values[0]["spec"]["nodeName"].as_str().map(str::to_owned);
+        let condition = values[0]["status"]["conditions"][0]["message"].as_str().unwrap_or_default();
+        let short = condition.split(". no new claims").next().unwrap_or_default();
+        let told = values.get(2).map_or(String::new(), |value| {
+            let (selected, claim) =
+                (&value["metadata"]["annotations"][state::storage::SELECTED_NODE], &value["spec"]["claimRef"]["name"]);
+            format!(" {}: {selected} {claim}", decision.writes[2].key)
+        });
+        answers += &format!("{name}: {}{told}\n", placed.unwrap_or_else(|| short.to_owned()));
+        if decision.again_at.is_some() {
+            let object = world.get(&Key::of::<PersistentVolume>("", "on-b")).unwrap().clone();
+            let event = Event { revision: world.revision(), change: Change::Modified, object, previous: None };
+            assert_eq!(scheduler.wakes(&event, &world), [key], "{name} waits for storage");
+        }
+    }
+    expect![[r#"
+        plain: a persistentvolumeclaims default/plain: "a" null
+        fixed: b persistentvolumes on-b: null "fixed"
+        immediate: 0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims
+        bound: 0/3 nodes are available: 1 Too many pods, 2 node(s) didn't match PersistentVolume's node affinity
+        lost: 0/3 nodes are available: persistentvolumeclaim "lost" bound to non-existent persistentvolume "gone"
+        none: 0/3 nodes are available: persistentvolumeclaim "none" not found
+        single: 0/3 nodes are available: node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod
+    "#]].assert_eq(&answers);
 }

@@ -9,12 +9,14 @@ mod runtime;
 mod spread;
 mod taints;
 mod unschedulable;
+mod volumes;
 
 pub(crate) use affinity::term_matches;
 pub(crate) use fit::fits;
 pub(crate) use neighbours::Neighbours;
 pub(crate) use spread::Domains;
 pub(crate) use taints::tolerates;
+pub(crate) use volumes::Claims;
 
 use crate::capacity::Room;
 use crate::wanted::Wanted;
@@ -43,13 +45,15 @@ pub(crate) struct Question<'a> {
     pub(crate) wanted: Wanted<'a>,
     neighbours: Neighbours,
     domains: Domains,
+    pub(crate) claims: Claims<'a>,
 }
 
 impl<'a> Question<'a> {
     pub(crate) fn new(wanted: Wanted<'a>, capacity: &crate::capacity::Capacity) -> Self {
         let neighbours = Neighbours::of(&wanted, capacity);
         let domains = Domains::of(&wanted, capacity);
-        Self { wanted, neighbours, domains }
+        let claims = Claims::of(&wanted);
+        Self { wanted, neighbours, domains, claims }
     }
 }
 
@@ -57,7 +61,7 @@ impl<'a> Question<'a> {
 pub(crate) fn refusal(question: &Question<'_>, room: &Room) -> Vec<Reason> {
     let Some(node) = room.object.view::<Node>() else { return Reason::for_good("node(s) could not be read") };
     let wanted = &question.wanted;
-    let filters: [&dyn Fn() -> Vec<Reason>; 9] = [
+    let filters: [&dyn Fn() -> Vec<Reason>; 10] = [
         &|| unschedulable::filter(wanted, node),
         &|| name::filter(wanted, node),
         &|| taints::filter(wanted, node),
@@ -65,6 +69,7 @@ pub(crate) fn refusal(question: &Question<'_>, room: &Room) -> Vec<Reason> {
         &|| runtime::filter(wanted, node),
         &|| ports::filter(wanted, room),
         &|| fit::filter(wanted, room),
+        &|| volumes::filter(&question.claims, wanted, node),
         &|| spread::filter(&question.domains, wanted, node),
         &|| neighbours::filter(&question.neighbours, node),
     ];
