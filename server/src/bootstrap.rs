@@ -11,6 +11,8 @@ use store::Store;
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// The name of the IngressClass that every node's proxy serves.
 const INGRESS_CLASS: &str = "coracle";
+/// The name of the StorageClass of claims that name none: a directory of the node.
+const STORAGE_CLASS: &str = "local-path";
 
 /// What the birth objects depend on.
 pub struct Birth {
@@ -87,6 +89,15 @@ fn wanted(birth: &Birth) -> Vec<Value> {
         "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass",
         "metadata": {"name": "docker"}, "handler": "docker",
         "scheduling": {"nodeSelector": {"coracle.dev/runtime-docker": "true"}},
+    }));
+    objects.push(json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {
+            "name": STORAGE_CLASS,
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": state::storage::LOCAL_PATH,
+        "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true,
     }));
     objects
 }
