@@ -109,7 +109,7 @@ pub fn stream_body(pieces: impl Stream<Item = Result<Bytes, BoxError>> + Send + 
 
 /// Writes a live stream whose reader may be slow: when it takes nothing for too long, it is given up.
 pub struct Feed {
-    pieces: mpsc::Sender<Result<Vec<Bytes>, BoxError>>,
+    pieces: mpsc::Sender<Vec<Bytes>>,
     stall_time_max: Duration,
 }
 
@@ -121,28 +121,16 @@ impl Feed {
     pub fn new(limits: &Limits) -> (Self, Body) {
         let (pieces, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let received = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
-            let piece: Result<Vec<Bytes>, BoxError> = receiver.recv().await?;
-            Some((piece, receiver))
+            let parts: Vec<Bytes> = receiver.recv().await?;
+            Some((parts, receiver))
         });
-        let body = stream_body(received.flat_map(|piece| {
-            let (parts, error) = match piece {
-                Ok(parts) => (parts, None),
-                Err(error) => (Vec::new(), Some(Err(error))),
-            };
-            stream::iter(parts.into_iter().map(Ok).chain(error))
-        }));
+        let body = stream_body(received.flat_map(|parts| stream::iter(parts.into_iter().map(Ok))));
         (Self { pieces, stall_time_max: limits.stall_time_max }, body)
     }
 
     /// Sends one piece, in parts: a part that others hold too is not copied.
     pub async fn send(&self, piece: Vec<Bytes>) -> Result<(), Gone> {
-        self.pieces.send_timeout(Ok(piece), self.stall_time_max).await.map_err(|_| Gone)
-    }
-
-    /// Ends the body as broken off, so that the reader does not take it for whole.
-    pub async fn fail(self, error: BoxError) {
-        // a reader that is gone needs no word about it
-        let _ = self.pieces.send_timeout(Err(error), self.stall_time_max).await;
+        self.pieces.send_timeout(piece, self.stall_time_max).await.map_err(|_| Gone)
     }
 
     /// Resolves when the reader is gone.

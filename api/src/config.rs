@@ -60,6 +60,10 @@ pub struct Limits {
     pub patch_tries_max: u32,
     /// How long open requests may take to end at shutdown.
     pub drain_time_max: Duration,
+    /// Open exec, attach and portforward sessions.
+    pub sessions_max: usize,
+    /// How long nodes may take to say what they use.
+    pub usage_time_max: Duration,
     /// Worlds kept for `continue` tokens.
     pub snapshots_max: usize,
 }
@@ -79,6 +83,8 @@ impl Default for Limits {
             fresh_time_max: Duration::from_secs(3),
             patch_tries_max: 5,
             drain_time_max: Duration::from_secs(5),
+            sessions_max: 256,
+            usage_time_max: Duration::from_secs(5),
             snapshots_max: 64,
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::body::{self, Answer};
 use crate::front::Api;
+use crate::metrics::{self, METRICS, Metrics};
 use crate::negotiate::{MediaRange, accepted};
 use crate::openapi_v2;
 use crate::query::Query;
@@ -93,7 +94,9 @@ fn go_architecture() -> &'static str {
 fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     let of_reviews = REVIEWS.iter().map(|review| (review.group, "v1"));
-    for (name, version) in manifests::kinds().iter().map(|kind| (kind.group, kind.version)).chain(of_reviews) {
+    let of_metrics = [(metrics::GROUP, metrics::VERSION)];
+    let of_kinds = manifests::kinds().iter().map(|kind| (kind.group, kind.version));
+    for (name, version) in of_kinds.chain(of_reviews).chain(of_metrics) {
         match groups.iter_mut().find(|(known, _)| *known == name) {
             Some((_, versions)) if versions.contains(&version) => {}
             Some((_, versions)) => versions.push(version),
@@ -124,6 +127,10 @@ fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'st
     REVIEWS.iter().filter(move |review| review.group == group && version == "v1")
 }
 
+fn metrics_of(group: &str, version: &str) -> &'static [Metrics] {
+    if (group, version) == (metrics::GROUP, metrics::VERSION) { METRICS } else { &[] }
+}
+
 fn verbs(kind: &Kind) -> Vec<&'static str> {
     VERBS.iter().copied().filter(|verb| kind.kind != "Namespace" || *verb != "deletecollection").collect()
 }
@@ -135,6 +142,9 @@ fn subresource(name: &str) -> (&'static [&'static str], Option<(&'static str, &'
         "log" => (&["get"], None),
         "binding" => (&["create"], Some(("", "v1", "Binding"))),
         "eviction" => (&["create"], Some(("policy", "v1", "Eviction"))),
+        "exec" => (&["create", "get"], Some(("", "v1", "PodExecOptions"))),
+        "attach" => (&["create", "get"], Some(("", "v1", "PodAttachOptions"))),
+        "portforward" => (&["create", "get"], Some(("", "v1", "PodPortForwardOptions"))),
         "finalize" => (&["update"], None),
         _ => (&["get", "patch", "update"], None),
     }
@@ -182,6 +192,15 @@ fn resources(group: &str, version: &str) -> Option<Value> {
             "namespaced": false,
             "kind": review.kind,
             "verbs": ["create"],
+        }));
+    }
+    for row in metrics_of(group, version) {
+        resources.push(json!({
+            "name": row.plural,
+            "singularName": "",
+            "namespaced": row.namespaced,
+            "kind": row.kind,
+            "verbs": metrics::VERBS,
         }));
     }
     if resources.is_empty() {
@@ -278,6 +297,15 @@ fn aggregated_version(group: &str, version: &str) -> Value {
             "scope": "Cluster",
             "singularResource": review.kind.to_lowercase(),
             "verbs": ["create"],
+        }));
+    }
+    for row in metrics_of(group, version) {
+        resources.push(json!({
+            "resource": row.plural,
+            "responseKind": response(group, version, row.kind),
+            "scope": scope(row.namespaced),
+            "singularResource": "",
+            "verbs": metrics::VERBS,
         }));
     }
     json!({"version": version, "freshness": "Current", "resources": resources})

@@ -5,6 +5,7 @@ use crate::authz;
 use crate::body::{self, Answer};
 use crate::config::{ApiConfig, Limits};
 use crate::discovery;
+use crate::metrics;
 use crate::negotiate::{self, Wanted};
 use crate::query::Query;
 use crate::reviews;
@@ -12,6 +13,7 @@ use crate::route::{self, ResourceRoute, Route};
 use crate::services::Allocator;
 use crate::snapshots::Snapshots;
 use crate::status::Status;
+use crate::streams;
 use crate::verbs;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -24,7 +26,9 @@ use state::{Key, Stamp, World};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Methods that a path without a resource answers.
 const READS: &[Method] = &[Method::GET, Method::HEAD];
@@ -36,6 +40,9 @@ pub struct Api {
     pub(crate) snapshots: Snapshots,
     /// OpenAPI documents that were asked for, by path; there are as many as groups and versions.
     pub(crate) schemas: Mutex<HashMap<String, Bytes>>,
+    /// Slots of sessions that have left HTTP, and the sessions.
+    pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) tracker: TaskTracker,
 }
 
 impl Api {
@@ -45,6 +52,8 @@ impl Api {
             services: Allocator::new(config.service_cidr, &config.service_addresses_reserved),
             snapshots: Snapshots::new(config.limits.snapshots_max),
             schemas: Mutex::default(),
+            sessions: Arc::new(Semaphore::new(config.limits.sessions_max)),
+            tracker: TaskTracker::new(),
             config,
         })
     }
@@ -132,7 +141,7 @@ async fn answer(
     certified: Option<Arc<User>>,
     ended: CancellationToken,
 ) -> Result<Answer, Status> {
-    let (head, incoming) = request.into_parts();
+    let (mut head, incoming) = request.into_parts();
     let query = Query::parse(head.uri.query());
     let route = route::route(&head.method, head.uri.path(), &query);
     let user = authn::authenticate(certified.as_deref(), &head.headers, &api.config.tokens)?;
@@ -140,19 +149,34 @@ async fn answer(
     let Some(at) = route.resource.clone() else {
         return plain(api, &head.method, &route, &head.headers, &query);
     };
+    let is_stream = at.group.is_empty() && at.plural == "pods" && streams::serves("Pod", &at.subresource);
     let body = match route.verb {
         "get" | "list" | "watch" => Bytes::new(),
+        // what follows the head is not HTTP's
+        _ if is_stream => Bytes::new(),
         _ => body::read(incoming, &head.headers, api.limits()).await?,
     };
-    let wanted = negotiate::wanted(&head.headers)?;
+    // what a stream's client accepts is in its protocol
+    let wanted = if is_stream { Wanted::default() } else { negotiate::wanted(&head.headers)? };
     if let Some(review) = reviews::find(&at) {
         return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
+    }
+    if let Some(found) = metrics::find(&at) {
+        return metrics::answer(api, found, &route, &at, &query).await;
     }
     if route.verb == "list" && is_custom_kinds(&at) {
         return Ok(no_custom_kinds(api));
     }
     let kind = find_kind(&at)?;
+    let leaving = streams::Leaving::of(&mut head.extensions);
     let call = Call { api: api.clone(), kind, at, query, headers: head.headers, body, wanted, ended };
+    if is_stream {
+        if route.verb == "get" {
+            // a WebSocket is opened by GET, and is no reading
+            authz::authorize(&user, &Route { verb: "create", ..route.clone() })?;
+        }
+        return streams::answer(call, route.verb, leaving).await;
+    }
     verbs::answer(call, route.verb).await
 }
 

@@ -4,8 +4,7 @@
 //! path means) -> `authn` (who) -> `authz` (may they) -> `verbs` (list, get, create, ...) -> `admission` (what the
 //! cluster adds) -> `store` (the commit). Reads are answered from the `World` at one revision; stored bytes go out as
 //! they are. Deliberately absent: RBAC (every authenticated user may do everything), server-side apply and
-//! `managedFields`, protobuf in answers, and the pod subresources that need a stream both ways (exec, attach, portforward), which
-//! are refused by name.
+//! `managedFields`, protobuf in answers, and proxying to pods, Services and nodes, which is refused by name.
 
 mod config;
 mod front;
@@ -31,10 +30,12 @@ mod services;
 mod verbs;
 
 mod discovery;
+mod metrics;
 mod openapi_v2;
 mod pods;
 mod reviews;
 mod scale;
+mod streams;
 
 pub mod patch;
 pub mod status;
@@ -42,5 +43,14 @@ pub mod status;
 pub use authn::{TokenFileError, TokenTable, User};
 pub use config::{ApiConfig, Limits};
 pub use front::Api;
-pub use nodes::{ByteStream, CallError, LogStreamKind, LogsOptions, Nodes};
+pub use nodes::{
+    AttachOptions, ByteStream, CallError, ExecOptions, Input, LogStreamKind, LogsOptions, NodeUsage, Nodes, Opening,
+    Output, OutputStream, PodUsage, Streams, Usage,
+};
+/// What a client of this API needs to speak with pods.
+pub mod client {
+    pub use crate::streams::spdy;
+    pub use crate::streams::tunnel::Tunnel;
+    pub use crate::streams::websocket::{Socket, open};
+}
 pub use transport::{TlsError, serve, tls_config};

@@ -46,7 +46,11 @@ async fn pump(mut stream: ByteStream, feed: Feed, ended: tokio_util::sync::Cance
                     return;
                 }
             }
-            Some(Err(error)) => return feed.fail(error.into()).await,
+            Some(Err(error)) => {
+                // the kubelet's way: the text ends with what broke it
+                drop(feed.send(vec![format!("{error}\n").into()]).await);
+                return;
+            }
         }
     }
 }
@@ -94,6 +98,7 @@ fn log_options(call: &Call, pod: &Value) -> Result<LogsOptions, Status> {
             return Err(pod_log_option("stream", &why));
         }
     };
+    // insecureSkipTLSVerifyBackend is about a kubelet's certificate, and a node's link has none of its own to skip
     Ok(LogsOptions {
         container: container(&call.at.name, query.get("container"), pod)?,
         follow: query.flag("follow"),
@@ -113,7 +118,7 @@ fn pod_log_option(field: &str, why: &str) -> Status {
 }
 
 /// The container that is meant: the one named, or the only one.
-fn container(pod_name: &str, asked: Option<&str>, pod: &Value) -> Result<String, Status> {
+pub(crate) fn container(pod_name: &str, asked: Option<&str>, pod: &Value) -> Result<String, Status> {
     let names = |list: &str| -> Vec<String> {
         let containers = pod["spec"][list].as_array().into_iter().flatten();
         containers.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()

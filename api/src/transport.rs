@@ -21,6 +21,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -119,8 +120,13 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
     }
     drop(listener);
     connections.close();
-    if timeout(api.limits().drain_time_max, connections.wait()).await.is_err() {
-        tracing::warn!(open = connections.len(), "connections left open at shutdown");
+    api.tracker.close();
+    let ending = async {
+        connections.wait().await;
+        api.tracker.wait().await;
+    };
+    if timeout(api.limits().drain_time_max, ending).await.is_err() {
+        tracing::warn!(open = connections.len() + api.tracker.len(), "connections left open at shutdown");
     }
 }
 
@@ -135,9 +141,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, shu
     };
     let user = certified(&stream).map(Arc::new);
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let io = TokioIo::new(Stalling::new(stream, limits.stall_time_max));
+    let patience = Patience::new(limits.stall_time_max);
+    let io = TokioIo::new(Stalling::new(stream, patience.clone()));
     let ended = shutdown.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(patience.clone());
         let (api, user, ended) = (api.clone(), user.clone(), ended.clone());
         async move { Ok::<_, Infallible>(guarded(request, api, user, ended).await) }
     });
@@ -160,7 +168,7 @@ where
 {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.receive_time_max).max_buf_size(HEAD_BYTES_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
     tokio::select! {
         served = connection.as_mut() => return served,
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
@@ -211,16 +219,37 @@ async fn guarded(
     answer
 }
 
+/// How long a connection's other side may take no byte. Clones are of the same connection.
+#[derive(Clone)]
+pub(crate) struct Patience(Arc<AtomicU64>);
+
+impl Patience {
+    fn new(time_max: Duration) -> Self {
+        let patience = Self(Arc::default());
+        patience.extend(time_max);
+        patience
+    }
+
+    /// Waits so long from the next time on.
+    pub fn extend(&self, time_max: Duration) {
+        self.0.store(u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn time_max(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// A connection that fails when the other side takes no byte for too long while there is something to send.
 struct Stalling<S> {
     inner: S,
-    time_max: Duration,
+    patience: Patience,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Stalling<S> {
-    fn new(inner: S, time_max: Duration) -> Self {
-        Self { inner, time_max, stalled: None }
+    fn new(inner: S, patience: Patience) -> Self {
+        Self { inner, patience, stalled: None }
     }
 
     fn judge<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -228,8 +257,8 @@ impl<S> Stalling<S> {
             self.stalled = None;
             return polled;
         }
-        let time_max = self.time_max;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(time_max)));
+        let patience = &self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience.time_max())));
         match stalled.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,

@@ -43,10 +43,7 @@ pub(crate) async fn answer(call: Call, verb: &str) -> Result<Answer, Status> {
 
 async fn subresource(call: Call, verb: &str) -> Result<Answer, Status> {
     let wanted = call.at.subresource.as_str();
-    if matches!(
-        (call.kind.kind, wanted),
-        ("Pod" | "Node" | "Service", "proxy") | ("Pod", "exec" | "attach" | "portforward")
-    ) {
+    if matches!((call.kind.kind, wanted), ("Pod" | "Node" | "Service", "proxy")) {
         return Err(Status::not_implemented(format!(
             "the subresource {wanted} of {} is not supported by this server yet",
             call.resource()
@@ -59,6 +56,9 @@ async fn subresource(call: Call, verb: &str) -> Result<Answer, Status> {
         ("status", "get") => get(&call).await,
         ("status", "update") => update::update(&call, Subresource::Status).await,
         ("status", "patch") => patch::patch(&call, Subresource::Status).await,
+        ("ephemeralcontainers", "get") => get(&call).await,
+        ("ephemeralcontainers", "update") => update::update(&call, Subresource::EphemeralContainers).await,
+        ("ephemeralcontainers", "patch") => patch::patch(&call, Subresource::EphemeralContainers).await,
         ("finalize", "update") => update::update(&call, Subresource::Finalize).await,
         ("scale", "get") => scale::get(&call),
         ("scale", "update") => scale::update(&call).await,

@@ -23,6 +23,8 @@ pub(crate) enum Subresource {
     Finalize,
     /// A pod's node, and the condition that says so.
     Binding,
+    /// A pod's `spec.ephemeralContainers`.
+    EphemeralContainers,
 }
 
 pub(super) async fn update(call: &Call, part: Subresource) -> Result<Answer, Status> {
@@ -178,6 +180,7 @@ fn keep(value: &mut Value, old: &Value, part: Subresource, call: &Call) {
     }
     match part {
         Subresource::None if call.kind.subresources.contains(&"status") => restore(new, old, "status"),
+        Subresource::EphemeralContainers => keep_but_ephemeral(new, old),
         Subresource::None | Subresource::Binding => {}
         Subresource::Status | Subresource::Finalize => {
             let kept = if part == Subresource::Status { "status" } else { "spec" };
@@ -189,12 +192,30 @@ fn keep(value: &mut Value, old: &Value, part: Subresource, call: &Call) {
             }
         }
     }
+    // a pod's ephemeral containers come through their own door
+    if call.kind.kind == "Pod"
+        && part == Subresource::None
+        && let (Some(Value::Object(spec)), Some(Value::Object(old))) = (new.get_mut("spec"), old.get("spec"))
+    {
+        restore(spec, old, "ephemeralContainers");
+    }
     // spec.finalizers of a namespace are its controller's, through /finalize
     if call.kind.kind == "Namespace"
         && part != Subresource::Finalize
         && let Some(spec) = old.get("spec")
     {
         new.insert("spec".into(), spec.clone());
+    }
+}
+
+/// Takes nothing but the ephemeral containers of `new`.
+fn keep_but_ephemeral(new: &mut Map<String, Value>, old: &Map<String, Value>) {
+    let wanted = new.get_mut("spec").and_then(|spec| spec.as_object_mut()?.remove("ephemeralContainers"));
+    *new = old.clone();
+    let Some(Value::Object(spec)) = new.get_mut("spec") else { return };
+    match wanted {
+        None | Some(Value::Null) => drop(spec.remove("ephemeralContainers")),
+        Some(wanted) => drop(spec.insert("ephemeralContainers".into(), wanted)),
     }
 }
 

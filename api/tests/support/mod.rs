@@ -1,7 +1,10 @@
 //! A cluster's API without the cluster: a store in a temporary directory, served on a loopback port, and a client.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use api::{Api, ApiConfig, ByteStream, CallError, Limits, LogsOptions, Nodes, TokenTable, User};
+use api::{
+    Api, ApiConfig, AttachOptions, ByteStream, CallError, ExecOptions, Input, Limits, LogsOptions, NodeUsage, Nodes,
+    Opening, Output, PodUsage, TokenTable, Usage, User,
+};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -22,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use store::Store;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +45,8 @@ impl Identities for Random {
     }
 }
 
-/// Nodes whose log is the options they were asked with.
-struct Echo;
+/// Nodes whose log is the options they were asked with, and whose programs are played. Holds the UID of pod `p`.
+struct Echo(Arc<Mutex<String>>);
 
 impl Nodes for Echo {
     fn logs(&self, pod: Arc<Object>, options: LogsOptions) -> BoxFuture<'static, Result<ByteStream, CallError>> {
@@ -51,6 +55,42 @@ impl Nodes for Echo {
             Ok(stream::iter([Ok(Bytes::from(line))]).boxed())
         }
         .boxed()
+    }
+
+    fn exec(&self, _: Arc<Object>, options: ExecOptions, input: mpsc::Receiver<Input>) -> Opening {
+        if options.command[0] == "absent" {
+            let message = format!("container not found ({:?})", options.container);
+            return async { Err(CallError::NotFound { message }) }.boxed();
+        }
+        play(|say| program(options.command, input, say))
+    }
+
+    fn attach(&self, _: Arc<Object>, options: AttachOptions, input: mpsc::Receiver<Input>) -> Opening {
+        let command = if options.streams.stdin { "cat" } else { "exit" };
+        play(|say| program(vec![command.into(), "3".into()], input, say))
+    }
+
+    fn port_forward(&self, _: Arc<Object>, port: u16, input: mpsc::Receiver<Input>) -> Opening {
+        if port == 1 {
+            return async { Err(CallError::Failed { message: "connection refused".into() }) }.boxed();
+        }
+        play(|say| echo_port(input, say))
+    }
+
+    fn usage(&self, node: String) -> BoxFuture<'static, Result<NodeUsage, CallError>> {
+        if node == "dead" {
+            return std::future::pending().boxed();
+        }
+        let total = Usage { cpu_nanocores: 123_456_789, memory_bytes: 3 * 1024 * 1024 };
+        let one = Usage { cpu_nanocores: 1500, memory_bytes: 2048 };
+        let pods = vec![PodUsage {
+            namespace: "default".into(),
+            name: "p".into(),
+            uid: self.0.lock().expect("lock").clone(),
+            containers: vec![("a".into(), one)],
+        }];
+        let timestamp = "2026-01-02T03:04:05Z".parse().expect("time");
+        async move { Ok(NodeUsage { timestamp, window: std::time::Duration::from_secs(10), total, pods }) }.boxed()
     }
 }
 
@@ -70,6 +110,8 @@ pub struct Server {
     ca: CertificateDer<'static>,
     client: (CertificateDer<'static>, Vec<u8>),
     pub store: Store,
+    /// UID of the pod that nodes have figures of.
+    pub pod_uid: Arc<Mutex<String>>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     _dir: TempDir,
@@ -93,6 +135,95 @@ impl Answer {
     }
 }
 
+/// A program or port at a node, played by a task: it takes input and says what it likes.
+fn play<F, P>(act: P) -> Opening
+where
+    F: Future<Output = ()> + Send + 'static,
+    P: FnOnce(mpsc::Sender<Result<Output, CallError>>) -> F,
+{
+    let (say, said) = mpsc::channel(4);
+    let played = tokio::spawn(act(say));
+    // dropping the answer ends the call
+    let ending = Ending(played.abort_handle());
+    let outputs = stream::unfold((said, ending), async |(mut said, ending)| {
+        let output = said.recv().await?;
+        Some((output, (said, ending)))
+    });
+    async move { Ok(outputs.boxed()) }.boxed()
+}
+
+struct Ending(tokio::task::AbortHandle);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The programs there are: `cat`, `count` (of its input), `say TEXT`, `warn TEXT`, `flood BYTES`, `sizes`, `exit CODE`,
+/// `break`, `sleep`. Each ends with 0 unless it says otherwise.
+async fn program(command: Vec<String>, mut input: mpsc::Receiver<Input>, say: mpsc::Sender<Result<Output, CallError>>) {
+    let argument = command.get(1).cloned().unwrap_or_default();
+    let text = |text: String| Ok(Output::Stdout(Bytes::from(text)));
+    let mut code = 0;
+    let mut count = 0;
+    match command[0].as_str() {
+        "cat" | "count" | "sizes" => loop {
+            let answer = match input.recv().await {
+                Some(Input::Data(bytes)) if command[0] == "cat" => Ok(Output::Stdout(bytes)),
+                Some(Input::Data(bytes)) => {
+                    count += bytes.len();
+                    continue;
+                }
+                Some(Input::Resize { columns, rows }) if command[0] == "sizes" => text(format!("{columns}x{rows} ")),
+                Some(Input::Resize { .. }) => continue,
+                Some(Input::End) if command[0] == "count" => break drop(say.send(text(count.to_string())).await),
+                Some(Input::End) => break,
+                // the client has gone
+                None => return,
+            };
+            if say.send(answer).await.is_err() {
+                return;
+            }
+        },
+        "say" => drop(say.send(text(argument)).await),
+        "warn" => drop(say.send(Ok(Output::Stderr(argument.into()))).await),
+        "flood" => {
+            let mut left: usize = argument.parse().expect("a number");
+            while left > 0 {
+                let length = left.min(32 * 1024);
+                left -= length;
+                if say.send(Ok(Output::Stdout(vec![b'x'; length].into()))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        "exit" => code = argument.parse().expect("a number"),
+        "break" => return drop(say.send(Err(CallError::Failed { message: "it broke".into() })).await),
+        "sleep" => std::future::pending().await,
+        other => panic!("no program {other}"),
+    }
+    drop(say.send(Ok(Output::Exit(code))).await);
+}
+
+/// A port that says everything back, and goodbye when it has heard all.
+async fn echo_port(mut input: mpsc::Receiver<Input>, say: mpsc::Sender<Result<Output, CallError>>) {
+    let mut count = 0;
+    loop {
+        let answer = match input.recv().await {
+            Some(Input::Data(bytes)) => {
+                count += bytes.len();
+                bytes
+            }
+            Some(Input::End) => return drop(say.send(Ok(Output::Stdout(format!("heard {count}").into()))).await),
+            _ => return,
+        };
+        if say.send(Ok(Output::Stdout(answer))).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Server {
     /// Serves an API with the namespace `default`.
     pub async fn start() -> Self {
@@ -111,9 +242,10 @@ impl Server {
         let tls = api::tls_config(vec![serving.der().clone()], key, std::slice::from_ref(&ca)).expect("tls");
         let mut tokens = TokenTable::default();
         tokens.insert(TOKEN, User::new("alice", ["dev".to_owned()]));
+        let pod_uid = Arc::new(Mutex::new(String::new()));
         let api = Api::new(ApiConfig {
             store: store.clone(),
-            nodes: Arc::new(Echo),
+            nodes: Arc::new(Echo(pod_uid.clone())),
             clock: Arc::new(Timestamp::now),
             identities: Mutex::new(Box::new(Random(7))),
             tokens,
@@ -128,7 +260,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(api::serve(listener, tls, api, shutdown.clone()));
         let client = client_certificate(&issuer);
-        let server = Self { address, ca, client, store, shutdown, serving, _dir: dir };
+        let server = Self { address, ca, client, store, pod_uid, shutdown, serving, _dir: dir };
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
         let made = server.client(Who::Certificate).await.send("POST", "/api/v1/namespaces", &namespace).await;
         assert_eq!(made.code, 201, "{made:?}");
@@ -137,6 +269,23 @@ impl Server {
 
     /// A connection.
     pub async fn client(&self, who: Who) -> Client {
+        let token = if let Who::Token(token) = who { Some(token) } else { None };
+        let (sender, connection) = http1::handshake(TokioIo::new(self.connect(who).await)).await.expect("http");
+        tokio::spawn(connection.with_upgrades());
+        Client { sender, token }
+    }
+
+    /// Where it is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The authority of its certificate, DER.
+    pub fn authority(&self) -> &[u8] {
+        &self.ca
+    }
+
+    async fn connect(&self, who: Who) -> tokio_rustls::client::TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.clone()).expect("root");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -153,11 +302,7 @@ impl Server {
         };
         let tcp = TcpStream::connect(self.address).await.expect("connect");
         let name = ServerName::try_from("localhost").expect("name");
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("handshake");
-        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.expect("http");
-        tokio::spawn(connection);
-        let token = if let Who::Token(token) = who { Some(token) } else { None };
-        Client { sender, token }
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("handshake")
     }
 
     /// Ends it, and sees that it ends.
@@ -214,6 +359,23 @@ impl Client {
         let warnings = warnings.map(|value| value.to_str().expect("text").to_owned()).collect();
         let body = body.collect().await.expect("body").to_bytes();
         Answer { code: head.status.as_u16(), warnings, body }
+    }
+
+    /// Asks to leave HTTP: the answer's headers and what the connection has become.
+    pub async fn upgrade(
+        mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(http::HeaderMap, TokioIo<hyper::upgrade::Upgraded>), Answer> {
+        let mut answer = self.open(method, path, headers, Bytes::new()).await;
+        if answer.status() != 101 {
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.expect("body").to_bytes();
+            return Err(Answer { code: head.status.as_u16(), warnings: Vec::new(), body });
+        }
+        let upgraded = hyper::upgrade::on(&mut answer).await.expect("upgrade");
+        Ok((answer.headers().clone(), TokioIo::new(upgraded)))
     }
 
     async fn open(

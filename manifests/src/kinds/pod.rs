@@ -17,7 +17,7 @@ pub(super) const POD: Kind = Kind {
     short_names: &["po"],
     categories: &["all"],
     namespaced: true,
-    subresources: &["status", "log", "binding", "eviction"],
+    subresources: &["status", "log", "binding", "eviction", "ephemeralcontainers", "exec", "attach", "portforward"],
     volatile: false,
     counts_generation: true,
     columns: &[NAME, READY, STATUS, RESTARTS, AGE, IP, NODE, NOMINATED_NODE, READINESS_GATES],
@@ -70,6 +70,8 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = meta::validate(new, old, names::dns_subdomain);
     let root = At::root(new);
     errors.extend(pods::spec::validate(&root.field("spec")));
+    let before = old.map(|old| At::root(old).field("spec"));
+    errors.extend(pods::ephemeral::validate(&root.field("spec"), before.as_ref()));
     if let Some(old) = old {
         errors.extend(pods::update::validate(&root, &At::root(old)));
     }

@@ -52,7 +52,8 @@ pub fn validate(spec: &At<'_>, volumes: &HashSet<&str>) -> Vec<FieldError> {
     errors
 }
 
-fn container(container: &At<'_>, volumes: &HashSet<&str>, is_init: bool) -> Vec<FieldError> {
+/// What is wrong with one container.
+pub(super) fn container(container: &At<'_>, volumes: &HashSet<&str>, is_init: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (name, image) = (container.field("name"), container.field("image"));
     if name.text().is_empty() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod containers;
 pub(crate) mod defaults;
+pub(crate) mod ephemeral;
 pub(crate) mod probes;
 pub(crate) mod spec;
 pub(crate) mod update;
