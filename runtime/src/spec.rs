@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use http_body_util::combinators::UnsyncBoxBody;
 use jiff::Timestamp;
 
+use crate::namespace::NetworkNamespace;
 use crate::wasm::Program;
 
 /// Any error, for what crosses a body or comes from someone else's [`Network`].
@@ -85,14 +86,20 @@ pub trait LogSink: Send + Sync + 'static {
 
 /// The network as one pod sees it.
 pub trait Network: Send + Sync + 'static {
-    /// The pod's own address: what a guest's `0.0.0.0` and `127.0.0.1` become.
+    /// The pod's own address: what a guest's `0.0.0.0` and `127.0.0.1` become, unless the pod has a namespace.
     fn address(&self) -> IpAddr;
+    /// The pod's network namespace, where it has one: the guest's sockets are made in it, so that `0.0.0.0` and
+    /// `127.0.0.1` are left to mean the pod by themselves.
+    fn namespace(&self) -> Option<&NetworkNamespace> {
+        None
+    }
     /// Looks a name up as the cluster's DNS would for this pod. No addresses is an error, not an empty list.
     fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetworkError>>;
     /// Where a connection to `to` should really go: the virtual address of a Service becomes one of its endpoints,
     /// anything else stays.
     fn route(&self, to: SocketAddr) -> SocketAddr;
-    /// Sends an outgoing HTTP request of the guest, in process where the endpoint is.
+    /// Sends an outgoing HTTP request of the guest, in process where the endpoint is. The request comes as the guest
+    /// made it: a `localhost`, `127.0.0.1` or `[::1]` in it means the pod and must be sent there, never to the node.
     fn request(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, NetworkError>>;
 }
 

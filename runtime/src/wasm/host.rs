@@ -17,8 +17,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::account::{Account, MemoryShare};
 use super::outgoing::Outgoing;
-use super::sockets;
 use super::pipe::Stdin;
+use super::sockets;
 use super::stdio::Outlets;
 use crate::spec::{ContainerSpec, Mount, Network, StartError};
 
@@ -113,11 +113,15 @@ pub(super) fn component_store(engine: &Engine, sandbox: &Arc<Sandbox>, account: 
     let mut table = ResourceTable::new();
     table.set_max_capacity(TABLE_ENTRIES_MAX);
     let pod = sandbox.network.address();
+    let is_allowed = match sandbox.network.namespace() {
+        Some(_) => sockets::is_allowed_inside,
+        None => sockets::is_allowed,
+    };
     let wasi = sandbox
         .context()
         .allow_tcp(true)
         .allow_udp(true)
-        .socket_addr_check(move |address, act| Box::pin(std::future::ready(sockets::is_allowed(address, act, pod))))
+        .socket_addr_check(move |address, act| Box::pin(std::future::ready(is_allowed(address, act, pod))))
         .build();
     let host = Host {
         wasi,

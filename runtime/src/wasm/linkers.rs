@@ -14,7 +14,7 @@ use super::{names, sockets};
 
 /// The version wasmtime-wasi defines its preview 2 interfaces under; guests of any 0.2 version are linked to it.
 pub(super) const P2: &str = "0.2.12";
-const P3: &str = "0.3.0";
+pub(super) const P3: &str = "0.3.0";
 
 /// The linkers of both kinds of programs.
 pub(super) struct Linkers {
@@ -52,6 +52,7 @@ fn component(engine: &Engine, p3: bool) -> Result<component::Linker<Host>> {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         sandbox(&mut linker, P3)?;
+        sockets::define_p3(&mut linker)?;
     }
     Ok(linker)
 }

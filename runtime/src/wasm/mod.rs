@@ -13,6 +13,7 @@ mod command;
 mod console;
 mod container;
 mod engine;
+mod files;
 mod host;
 mod http;
 mod linkers;

@@ -2,7 +2,7 @@
 //! node's resolver.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -87,7 +87,9 @@ fn look_up(host: &Host, name: &str) -> Result<Lookup, ErrorCode> {
         return Err(ErrorCode::InvalidArgument);
     }
     if name.eq_ignore_ascii_case("localhost") {
-        return Ok(Lookup::Done(Ok(vec![host.sandbox.network.address()].into_iter())));
+        let network = &host.sandbox.network;
+        let own = network.namespace().map_or_else(|| network.address(), |_| Ipv4Addr::LOCALHOST.into());
+        return Ok(Lookup::Done(Ok(vec![own].into_iter())));
     }
     Ok(Lookup::Asking(asked(host.sandbox.network.resolve(name)).boxed()))
 }

@@ -7,6 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::command::{self, End};
 use super::console::{Console, gone};
 use super::container::{Container, Inner, panicked};
+use super::files::{self, View};
 use super::host::Sandbox;
 use super::program::Code;
 use super::stdio::Outlets;
@@ -14,7 +15,8 @@ use crate::spec::ExecError;
 use crate::streams::{ExecOptions, Far, Session, SessionError, pair};
 
 impl Container {
-    /// Runs the program once more beside itself, in the same sandbox, with other arguments.
+    /// Runs the program once more beside itself, in the same sandbox, with other arguments. What `kubectl cp` executes
+    /// (`tar`, `test`) is answered by the node instead, for HTTP components as well.
     ///
     /// The guest waits for a client that does not read, and ends when the client is gone; a container that ends takes
     /// its executions with it (137).
@@ -27,7 +29,8 @@ impl Container {
         if inner.over.is_cancelled() {
             return Err(ExecError::NotRunning { name: name() });
         }
-        if matches!(&inner.program.0.code, Code::Component { run: None, .. }) {
+        let act = files::recognise(&options.argv);
+        if act.is_none() && matches!(&inner.program.0.code, Code::Component { run: None, .. }) {
             return Err(ExecError::NotACommand { name: name() });
         }
         let permit = inner.execs.clone().try_acquire_owned().map_err(|_| ExecError::Busy { name: name() })?;
@@ -35,7 +38,14 @@ impl Container {
         let inner = inner.clone();
         let commands = inner.commands.clone();
         commands.spawn(async move {
-            run(inner, options, far).await;
+            match act {
+                Some(act) => {
+                    let mounts = inner.sandbox.mounts.iter().map(|(mount, _)| mount);
+                    let view = View::new(mounts, inner.sandbox.working_dir.as_deref());
+                    files::run(act, view, far, inner.over.clone()).await;
+                }
+                None => run(inner, options, far).await,
+            }
             drop(permit);
         });
         Ok(session)
@@ -78,7 +88,11 @@ impl Container {
                 () = show => output.is_closed(),
                 () = take => true,
             };
-            if left && stdin && inner.stdin_once && let Some(console) = &inner.console {
+            if left
+                && stdin
+                && inner.stdin_once
+                && let Some(console) = &inner.console
+            {
                 console.end();
             }
             let ended = inner.exit.borrow().as_ref().map(|exit| exit.code);

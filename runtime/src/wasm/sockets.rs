@@ -3,27 +3,108 @@
 //! Only the functions that carry an address are redefined; each edits the address and calls the original. A guest can
 //! bind nothing but its pod's address, so pods cannot take each other's ports or the node's.
 //!
-//! Deliberately absent: the same for preview 3. Its sockets only pass [`is_allowed`], so they have to name the pod's
-//! address themselves and reach no virtual one.
+//! A pod with a network namespace needs less: its sockets are made in there, and only what is routed is still edited.
+//!
+//! Deliberately absent: the editing of addresses for preview 3. Its sockets are made in the pod's namespace too, but
+//! only pass [`is_allowed`]: without a namespace they have to name the pod's address themselves, and they reach no
+//! virtual one.
 
+use std::future::{Future, poll_fn};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::task::Poll;
 
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Result, StoreContextMut};
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _, IpSocketAddress};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _, IpAddressFamily, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp::{
     HostOutgoingDatagramStream, HostUdpSocket, OutgoingDatagram, OutgoingDatagramStream,
 };
+use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
 use wasmtime_wasi::p2::{Network as NetworkResource, SocketResult, TcpSocket, UdpSocket};
+use wasmtime_wasi::p3::bindings::sockets::types;
+use wasmtime_wasi::p3::sockets::SocketError;
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView};
 
 use super::host::Host;
-use super::linkers::P2;
+use super::linkers::{P2, P3};
+use crate::spec::Network;
 
 pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
     tcp(linker)?;
-    udp(linker)
+    udp(linker)?;
+    create(linker)
+}
+
+/// Sockets are made where the pod is.
+fn create(linker: &mut Linker<Host>) -> Result<()> {
+    linker.instance(&format!("wasi:sockets/tcp-create-socket@{P2}"))?.func_wrap(
+        "create-tcp-socket",
+        |mut store: StoreContextMut<'_, Host>, (family,): (IpAddressFamily,)| {
+            let network = store.data().sandbox.network.clone();
+            let made = inside(&*network, || {
+                tcp_create_socket::Host::create_tcp_socket(&mut store.data_mut().sockets(), family)
+            });
+            Ok((code(store.data_mut(), made.unwrap_or_else(|error| Err(error.into())))?,))
+        },
+    )?;
+    linker.instance(&format!("wasi:sockets/udp-create-socket@{P2}"))?.func_wrap_async(
+        "create-udp-socket",
+        |mut store, (family,): (IpAddressFamily,)| {
+            Box::new(async move {
+                let network = store.data().sandbox.network.clone();
+                let made = {
+                    let mut sockets = store.data_mut().sockets();
+                    let making = udp_create_socket::Host::create_udp_socket(&mut sockets, family);
+                    polled_inside(&*network, making).await
+                };
+                Ok((code(store.data_mut(), made.unwrap_or_else(|error| Err(error.into())))?,))
+            })
+        },
+    )
+}
+
+/// The same for preview 3.
+pub(super) fn define_p3(linker: &mut Linker<Host>) -> Result<()> {
+    let mut instance = linker.instance(&format!("wasi:sockets/types@{P3}"))?;
+    instance.func_wrap(
+        "[static]tcp-socket.create",
+        |mut store: StoreContextMut<'_, Host>, (family,): (types::IpAddressFamily,)| {
+            let network = store.data().sandbox.network.clone();
+            let made = inside(&*network, || types::HostTcpSocket::create(&mut store.data_mut().sockets(), family));
+            Ok((code_p3(store.data_mut(), made)?,))
+        },
+    )?;
+    instance.func_wrap_async("[static]udp-socket.create", |mut store, (family,): (types::IpAddressFamily,)| {
+        Box::new(async move {
+            let network = store.data().sandbox.network.clone();
+            let made = {
+                let mut sockets = store.data_mut().sockets();
+                polled_inside(&*network, types::HostUdpSocket::create(&mut sockets, family)).await
+            };
+            Ok((code_p3(store.data_mut(), made)?,))
+        })
+    })
+}
+
+/// Acts in the pod's namespace, if it has one.
+fn inside<T>(network: &dyn Network, act: impl FnOnce() -> T) -> io::Result<T> {
+    match network.namespace() {
+        Some(namespace) => namespace.run(act),
+        None => Ok(act()),
+    }
+}
+
+/// Polls in the pod's namespace. The thread is outside of it whenever it does something else.
+async fn polled_inside<F: Future>(network: &dyn Network, future: F) -> io::Result<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match inside(network, || future.as_mut().poll(cx)) {
+        Ok(polled) => polled.map(Ok),
+        Err(error) => Poll::Ready(Err(error)),
+    })
+    .await
 }
 
 fn tcp(linker: &mut Linker<Host>) -> Result<()> {
@@ -98,6 +179,14 @@ fn code<T>(host: &mut Host, done: SocketResult<T>) -> Result<Result<T, ErrorCode
     }
 }
 
+fn code_p3<T>(host: &mut Host, made: io::Result<Result<T, SocketError>>) -> Result<Result<T, types::ErrorCode>> {
+    match made {
+        Ok(Ok(value)) => Ok(Ok(value)),
+        Ok(Err(error)) => Ok(Err(types::Host::convert_error_code(&mut host.sockets(), error)?)),
+        Err(error) => Ok(Err(error.into())),
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Protocol {
     Tcp,
@@ -105,6 +194,9 @@ enum Protocol {
 }
 
 fn bound(host: &Host, address: IpSocketAddress, protocol: Protocol) -> Result<IpSocketAddress, Foreign> {
+    if host.sandbox.network.namespace().is_some() {
+        return Ok(address);
+    }
     bind_address(address.into(), host.sandbox.network.address(), protocol).map(IpSocketAddress::from)
 }
 
@@ -127,7 +219,10 @@ fn bind_address(wanted: SocketAddr, pod: IpAddr, protocol: Protocol) -> Result<S
 
 fn routed(host: &Host, address: IpSocketAddress) -> IpSocketAddress {
     let network = &host.sandbox.network;
-    let wanted = pod_address(address.into(), network.address());
+    let wanted = match network.namespace() {
+        Some(_) => address.into(),
+        None => pod_address(address.into(), network.address()),
+    };
     network.route(wanted).into()
 }
 
@@ -149,6 +244,16 @@ pub(super) fn is_allowed(address: SocketAddr, act: SocketAddrUse, pod: IpAddr) -
         SocketAddrUse::TcpListen => own,
         SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => own || !(open || is_localhost(address.ip())),
         SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
+    }
+}
+
+/// The same for a socket in the pod's own namespace, which has no addresses but the pod's.
+pub(super) fn is_allowed_inside(address: SocketAddr, act: SocketAddrUse, pod: IpAddr) -> bool {
+    match act {
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind | SocketAddrUse::TcpListen => {
+            address.ip() == pod || address.ip().is_unspecified() || address.ip().is_loopback()
+        }
+        _ => true,
     }
 }
 
@@ -189,6 +294,21 @@ mod tests {
         assert!(!allowed("127.0.0.1:6443", SocketAddrUse::TcpConnect));
         assert!(!allowed("[::1]:6443", SocketAddrUse::UdpSend));
         assert!(allowed("192.0.2.1:443", SocketAddrUse::TcpConnect));
+    }
+
+    #[test]
+    fn in_a_namespace_localhost_is_itself() {
+        let pod: IpAddr = "10.42.128.7".parse().unwrap();
+        let allowed = |address: &str, act| is_allowed_inside(address.parse().unwrap(), act, pod);
+        for address in ["10.42.128.7:80", "0.0.0.0:80", "[::]:80", "127.0.0.1:80", "[::1]:80"] {
+            assert!(
+                allowed(address, SocketAddrUse::TcpBind) && allowed(address, SocketAddrUse::TcpListen),
+                "{address}"
+            );
+            assert!(allowed(address, SocketAddrUse::TcpConnect), "{address}");
+        }
+        assert!(!allowed("192.0.2.1:80", SocketAddrUse::UdpBind));
+        assert!(allowed("192.0.2.1:80", SocketAddrUse::UdpSend));
     }
 
     #[test]
