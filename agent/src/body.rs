@@ -2,16 +2,22 @@
 //!
 //! Deliberately absent: behaviour. Whoever holds a `Body` reads the world and calls the hands directly.
 
-use crate::addresses::Pool;
+use crate::addresses::Pools;
+use crate::calls::Samples;
 use crate::config::AgentConfig;
+use crate::container::guest::Guest;
+use crate::container::sandbox::Sandbox;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
 use crate::node;
+use crate::probes::Doors;
 use crate::routes::Routed;
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Node;
 use netproxy::Proxy;
 use runtime::Wasm;
+use runtime::docker::Docker;
+use runtime::images::Images;
 use runtime::logs::LogFile;
 use state::{Key, World};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -36,14 +42,24 @@ pub struct Body {
     pub uplink: Uplink,
     /// Tells people.
     pub recorder: Recorder,
+    /// The container engine beside ours; `None` where this node may not use one.
+    pub docker: Option<Docker>,
+    /// Wasm images from registries.
+    pub images: Images,
     /// Pod addresses.
-    pub pool: Shared<Pool>,
+    pub pools: Shared<Pools>,
+    /// What runs now, for calls.
+    pub guests: Shared<HashMap<GuestKey, LiveGuest>>,
     /// The latest log of every container, for readers and followers.
-    pub logs: Shared<HashMap<LogKey, LatestLog>>,
-    /// Digests of programs that this agent has loaded.
-    pub images: Shared<HashSet<String>>,
+    pub logs: Shared<HashMap<GuestKey, LatestLog>>,
+    /// What calls for figures of use saw last.
+    pub samples: Samples,
+    /// Digests of `file://` programs that this agent has loaded.
+    pub loaded: Shared<HashSet<String>>,
     /// What the machine has, as the Node says it.
     pub machine: node::Machine,
+    /// Whether the replica has been filled once.
+    pub filled: watch::Sender<bool>,
     /// Something that the routes are made of has changed.
     pub routes_stale: Notify,
     /// Addresses that get new traffic.
@@ -51,7 +67,22 @@ pub struct Body {
 }
 
 /// Pod uid and container name.
-pub type LogKey = (String, String);
+pub type GuestKey = (String, String);
+
+/// A container that runs, with what calls need to know of its pod.
+#[derive(Clone)]
+pub struct LiveGuest {
+    /// The container.
+    pub guest: Guest,
+    /// Its pod's sandbox, where there is one.
+    pub sandbox: Option<Sandbox>,
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod's HTTP components.
+    pub doors: Arc<Doors>,
+    /// The container has a terminal.
+    pub tty: bool,
+}
 
 /// The log of a container's latest instance.
 #[derive(Clone)]

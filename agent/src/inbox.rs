@@ -6,8 +6,9 @@
 use crate::body::Body;
 use crate::pod::{Mail, Worker};
 use crate::routes;
+use crate::volumes::{self, reclaim::Reclaim};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
 use state::{Key, Object, Revision, World};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -33,6 +34,10 @@ pub struct Inbox {
     workers: JoinSet<String>,
     node_changed: Arc<Notify>,
     is_filled: bool,
+    /// Pods of which Docker had containers when this agent began.
+    in_docker: HashSet<String>,
+    /// Released volumes of this node.
+    reclaim: Reclaim,
     shutdown: CancellationToken,
 }
 
@@ -43,8 +48,14 @@ struct Desk {
 }
 
 impl Inbox {
-    /// An empty world and no workers. `node_changed` is told when this node's object is another.
-    pub fn new(body: Arc<Body>, node_changed: Arc<Notify>, shutdown: CancellationToken) -> Self {
+    /// An empty world and no workers. `node_changed` is told when this node's object is another; `in_docker` are the pods of
+    /// which Docker has containers.
+    pub fn new(
+        body: Arc<Body>,
+        node_changed: Arc<Notify>,
+        in_docker: HashSet<String>,
+        shutdown: CancellationToken,
+    ) -> Self {
         Self {
             body,
             world: World::default(),
@@ -55,6 +66,8 @@ impl Inbox {
             workers: JoinSet::new(),
             node_changed,
             is_filled: false,
+            in_docker,
+            reclaim: Reclaim::default(),
             shutdown,
         }
     }
@@ -79,6 +92,7 @@ impl Inbox {
         self.body.replica.store(Arc::new(self.world.clone()));
         if reset && !self.is_filled {
             self.is_filled = true;
+            self.body.filled.send_replace(true);
             self.sweep();
         }
         self.tell(&touched);
@@ -139,6 +153,10 @@ impl Inbox {
                 arrivals.extend(self.tell_pod(key));
             } else if key.is::<Node>() {
                 self.node_changed.notify_one();
+            } else if key.is::<PersistentVolume>()
+                && let Some(volume) = self.world.get(key)
+            {
+                self.reclaim.look(&self.body, volume);
             }
             if let Some(readers) = self.readers.get(key) {
                 sources.extend(readers.iter().cloned());
@@ -146,8 +164,10 @@ impl Inbox {
         }
         // all addresses that are in use are reserved before any new pod is given one
         let now = Timestamp::now();
-        let workers: Vec<Worker> =
-            arrivals.iter().map(|object| Worker::new(self.body.clone(), object.clone(), now)).collect();
+        let workers: Vec<Worker> = arrivals
+            .iter()
+            .map(|object| Worker::new(self.body.clone(), object.clone(), self.is_in_docker(object), now))
+            .collect();
         for (object, worker) in arrivals.into_iter().zip(workers) {
             self.hire(object, worker);
         }
@@ -156,7 +176,7 @@ impl Inbox {
                 desk.mail.send_modify(|mail| mail.sources += 1);
             }
         }
-        if touched.iter().any(routes::concerns) {
+        if touched.iter().any(|key| routes::concerns(&self.world, key)) {
             self.body.routes_stale.notify_one();
         }
     }
@@ -187,6 +207,19 @@ impl Inbox {
         None
     }
 
+    /// Whether Docker has containers of a pod, or may have while it does not answer: its status says so then.
+    fn is_in_docker(&self, object: &Object) -> bool {
+        if self.in_docker.contains(&object.meta().uid) {
+            return true;
+        }
+        let status = object.view::<Pod>().and_then(|pod| pod.status.as_ref());
+        let lists = status.into_iter().flat_map(|status| {
+            [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+        });
+        let mut ids = lists.flat_map(|list| list.iter().flatten()).filter_map(|status| status.container_id.as_deref());
+        self.body.docker.is_some() && ids.any(|id| id.starts_with("docker://"))
+    }
+
     fn hire(&mut self, object: Arc<Object>, worker: Worker) {
         let uid = object.meta().uid.clone();
         let name = object.key().clone();
@@ -206,23 +239,14 @@ impl Inbox {
 
     /// Removes the files of pods that vanished while no agent ran.
     fn sweep(&self) {
-        let uids: HashSet<String> = self.world.all::<Pod>(None).map(|object| object.meta().uid.clone()).collect();
-        let (pods, logs) = (self.body.config.data_dir.join("pods"), self.body.config.data_dir.join("logs/pods"));
+        let body = self.body.clone();
         tokio::task::spawn_blocking(move || {
-            remove_strangers(&pods, |name| uids.contains(name));
-            remove_strangers(&logs, |name| name.rsplit_once('_').is_some_and(|(_, uid)| uids.contains(uid)));
+            // asked for each, since pods that come meanwhile have files too
+            let is_known = |uid: &str| body.world().by_uid(uid).is_some();
+            volumes::sweep(&body.config.data_dir, is_known);
+            let logs = body.config.data_dir.join("logs/pods");
+            volumes::remove_strangers(&logs, |name| name.rsplit_once('_').is_some_and(|(_, uid)| is_known(uid)));
         });
-    }
-}
-
-fn remove_strangers(dir: &Path, is_known: impl Fn(&str) -> bool) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if !is_known(&entry.file_name().to_string_lossy())
-            && let Err(error) = std::fs::remove_dir_all(entry.path())
-        {
-            tracing::warn!(path = %entry.path().display(), %error, "orphaned directory not removed");
-        }
     }
 }
 

@@ -6,14 +6,15 @@
 
 mod addresses;
 mod body;
+mod calls;
 mod config;
 mod container;
+mod docker;
 mod events;
 mod fields;
 mod frontage;
 mod identity;
 mod inbox;
-mod logs;
 mod node;
 mod pod;
 mod probes;
@@ -25,16 +26,17 @@ mod volumes;
 pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
 pub use netproxy::network::{Cidr, may_bind, may_configure};
 
-use addresses::Pool;
+use addresses::Pools;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use body::{Body, Shared};
 use events::Recorder;
 use inbox::Inbox;
 use netproxy::network;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use sync::{Call, CallError, IncomingCall, NodeEnd, Uplink};
+use sync::{IncomingCall, NodeEnd, Uplink};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +59,8 @@ const DNS_PORT: u16 = 53;
 /// When the node cannot work at all: its data directory cannot be made, the Wasm engine does not start, or its network
 /// cannot be had.
 pub async fn run(config: AgentConfig, link: NodeEnd, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let networks = [config.pod_cidr, config.service_cidr];
+    let [user_space, _] = addresses::halves(config.pod_cidr);
+    let networks = [user_space, config.service_cidr];
     let claims = !config.loopback;
     if claims {
         network::claim(&networks).await.context("claim the cluster's networks")?;
@@ -70,7 +73,13 @@ pub async fn run(config: AgentConfig, link: NodeEnd, shutdown: CancellationToken
     tasks.spawn(routes::keep(body.clone(), shutdown.clone()));
     tasks.spawn(scribe.run(uplink, shutdown.clone()));
     tasks.spawn(answer(body.clone(), calls, shutdown.clone()));
-    let mut inbox = Inbox::new(body.clone(), node_changed.clone(), shutdown.clone());
+    let mut in_docker = HashSet::new();
+    if let Some(docker) = &body.docker {
+        tasks.spawn(docker.clone().watch(shutdown.clone()));
+        tasks.spawn(docker::keep(body.clone(), shutdown.clone()));
+        in_docker = docker::pods(docker).await;
+    }
+    let mut inbox = Inbox::new(body.clone(), node_changed.clone(), in_docker, shutdown.clone());
     let mut burst = Vec::new();
     let mut is_linked = true;
     let mut node = Some(node::keep(body.clone(), node_changed, shutdown.clone()));
@@ -115,11 +124,7 @@ async fn answer(body: Arc<Body>, mut calls: mpsc::Receiver<IncomingCall>, shutdo
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let body = body.clone();
         tokio::spawn(async move {
-            let answer = match incoming.call.clone() {
-                Call::Logs(wanted) => logs::open(&body, wanted).await,
-                _ => Err(CallError::BadRequest("this node answers calls for logs only".into())),
-            };
-            incoming.answer(answer);
+            calls::answer(body, incoming).await;
             drop(permit);
         });
     }
@@ -146,9 +151,15 @@ fn assemble(config: AgentConfig, uplink: Uplink, recorder: Recorder) -> anyhow::
         proxy: netproxy::Proxy::new(proxy),
         uplink,
         recorder,
-        pool: Shared::new(Pool::new(config.pod_cidr)),
-        logs: Shared::new(std::collections::HashMap::new()),
-        images: Shared::new(std::collections::HashSet::new()),
+        docker: docker::open(&config),
+        images: runtime::images::Images::open(&config.data_dir.join("images"), runtime::images::ImageLimits::default())
+            .context("open the store of images")?,
+        pools: Shared::new(Pools::new(config.pod_cidr)),
+        guests: Shared::new(HashMap::new()),
+        logs: Shared::new(HashMap::new()),
+        samples: calls::Samples::default(),
+        loaded: Shared::new(HashSet::new()),
+        filled: tokio::sync::watch::Sender::new(false),
         machine: node::Machine::look(&config.data_dir),
         routes_stale: tokio::sync::Notify::new(),
         routed: tokio::sync::watch::Sender::default(),

@@ -5,6 +5,7 @@
 
 use crate::body::Body;
 use crate::config::AgentConfig;
+use crate::docker;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
@@ -21,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 const KUBELET_VERSION: &str = concat!("v1.36.0+coracle.", env!("CARGO_PKG_VERSION"));
 /// The engine and its line.
 const RUNTIME_VERSION: &str = "wasmtime://48.0";
+/// Annotation: the version of Docker that this node offers, or why it offers none.
+const DOCKER_ANNOTATION: &str = "coracle.dev/docker";
+/// Label: whether this node runs OCI containers.
+const DOCKER_LABEL: &str = "coracle.dev/runtime-docker";
 /// Kubernetes' namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// A lease that is not renewed for this long means a node that is not there.
@@ -71,6 +76,11 @@ impl Machine {
         }
     }
 
+    /// Memory in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
     /// Capacity, which is also what pods may have: the node's own needs are small and not set aside.
     pub fn resources(&self, pods_max: u32) -> [(String, Quantity); 4] {
         let kibi = |bytes: u64| Quantity(format!("{}Ki", bytes / 1024));
@@ -119,11 +129,19 @@ pub fn desired(
     config: &AgentConfig,
     machine: &Machine,
     pressure: Pressure,
+    docker: &Result<String, String>,
     now: Timestamp,
 ) -> Value {
     let mut node = current.cloned().unwrap_or_else(|| new_node(config));
-    let labels = labels(config, machine);
+    let labels = labels(config, machine, docker.is_ok());
     let metadata = object(&mut node, "metadata");
+    let about_docker = docker.as_ref().unwrap_or_else(|reason| reason).as_str();
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(DOCKER_ANNOTATION.into(), about_docker.into());
+        let storage = crate::volumes::storage_dir(&config.data_dir).display().to_string();
+        annotations.insert(state::storage::STORAGE_PATH.into(), storage.into());
+    }
     match metadata.get_mut("labels").and_then(Value::as_object_mut) {
         Some(existing) => existing.extend(labels),
         None => {
@@ -135,7 +153,7 @@ pub fn desired(
     spec.entry("podCIDRs").or_insert_with(|| json!([config.pod_cidr.to_string()]));
     let conditions = conditions(current, pressure, now);
     let status = object(&mut node, "status");
-    status.extend(facts(config, machine));
+    status.extend(facts(config, machine, docker.as_deref().ok()));
     status.insert("conditions".into(), conditions);
     node
 }
@@ -155,11 +173,12 @@ fn new_node(config: &AgentConfig) -> Value {
     node
 }
 
-fn labels(config: &AgentConfig, machine: &Machine) -> Map<String, Value> {
+fn labels(config: &AgentConfig, machine: &Machine, has_docker: bool) -> Map<String, Value> {
     let mut labels = Map::new();
     for (name, value) in [
         ("beta.kubernetes.io/arch", machine.arch),
         ("beta.kubernetes.io/os", "linux"),
+        (DOCKER_LABEL, if has_docker { "true" } else { "false" }),
         ("coracle.dev/runtime-wasm", "true"),
         ("kubernetes.io/arch", machine.arch),
         ("kubernetes.io/hostname", &config.node_name),
@@ -174,9 +193,15 @@ fn labels(config: &AgentConfig, machine: &Machine) -> Map<String, Value> {
     labels
 }
 
-fn facts(config: &AgentConfig, machine: &Machine) -> Map<String, Value> {
+fn facts(config: &AgentConfig, machine: &Machine, docker: Option<&str>) -> Map<String, Value> {
     let resources: Map<String, Value> =
         machine.resources(config.pods_max).into_iter().map(|(name, quantity)| (name, quantity.0.into())).collect();
+    let mut handlers = vec![json!({"name": "wasm"})];
+    let mut runtimes = RUNTIME_VERSION.to_owned();
+    if let Some(version) = docker {
+        handlers.push(json!({"name": "docker"}));
+        runtimes.push_str(&format!(",docker://{version}"));
+    }
     let facts = json!({
         "addresses": [
             {"type": "InternalIP", "address": config.node_ip.to_string()},
@@ -184,12 +209,12 @@ fn facts(config: &AgentConfig, machine: &Machine) -> Map<String, Value> {
         ],
         "allocatable": resources, "capacity": resources,
         "nodeInfo": {
-            "architecture": machine.arch, "bootID": machine.boot_id, "containerRuntimeVersion": RUNTIME_VERSION,
+            "architecture": machine.arch, "bootID": machine.boot_id, "containerRuntimeVersion": runtimes,
             "kernelVersion": machine.kernel, "kubeProxyVersion": "", "kubeletVersion": KUBELET_VERSION,
             "machineID": machine.machine_id, "operatingSystem": "linux", "osImage": machine.os_image,
             "systemUUID": machine.machine_id,
         },
-        "runtimeHandlers": [{"name": "wasm"}],
+        "runtimeHandlers": handlers,
     });
     facts.as_object().cloned().unwrap_or_default()
 }
@@ -246,12 +271,14 @@ pub async fn keep(body: Arc<Body>, changed: Arc<Notify>, shutdown: CancellationT
     let mut renewals = tokio::time::interval(LEASE_RENEW);
     renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut registered = false;
+    let mut health = body.docker.as_ref().map(runtime::docker::Docker::health);
     loop {
         let settled = settle(&body, &mut registered).await;
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = changed.notified() => {}
+            () = health_changed(&mut health) => {}
             () = tokio::time::sleep(RETRY), if !settled => {}
             _ = renewals.tick() => {
                 if let Err(error) = renew(&body).await {
@@ -259,6 +286,17 @@ pub async fn keep(body: Arc<Body>, changed: Arc<Notify>, shutdown: CancellationT
                 }
             }
         }
+    }
+}
+
+/// Waits for Docker to come or go; for ever where there is none.
+async fn health_changed(health: &mut Option<tokio::sync::watch::Receiver<runtime::docker::Health>>) {
+    let is_there = match health {
+        Some(health) => health.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_there {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -272,7 +310,8 @@ async fn settle(body: &Body, registered: &mut bool) -> bool {
     let now = Timestamp::now();
     let value = current.as_ref().map(|node| node.value());
     let pressure = Pressure::look(&body.machine, &body.config.data_dir);
-    let mut wanted = desired(value.as_ref(), &body.config, &body.machine, pressure, now);
+    let docker = docker::offer(body.docker.as_ref());
+    let mut wanted = desired(value.as_ref(), &body.config, &body.machine, pressure, &docker, now);
     if value.as_ref() == Some(&wanted) {
         *registered = true;
         return true;

@@ -1,17 +1,17 @@
-//! The node's routes, computed from its world: Services with their ready endpoints, Ingresses, certificates.
+//! The node's routes, computed from its world: Services with their ready endpoints, Ingresses, certificates, host ports.
 //!
 //! [`build`] is pure; [`keep`] rebuilds once per burst of changes and tells the pods who still gets traffic. Deliberately
 //! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
 
 use crate::body::Body;
 use crate::frontage;
-use k8s_openapi::api::core::v1::{Secret, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use netproxy::{
-    Backend, BackendPort, Certificate, HeadlessRecord, IngressRoute, IngressRule, PathKind, PortRoute, Protocol,
-    Routes, ServiceRoute,
+    Backend, BackendPort, Certificate, HeadlessRecord, HostPort, IngressRoute, IngressRule, PathKind, PortRoute,
+    Protocol, Routes, ServiceRoute,
 };
 use state::{Key, Object, World};
 use std::collections::{BTreeMap, HashSet};
@@ -34,8 +34,12 @@ const AFFINITY_SECONDS: u64 = 10_800;
 /// Addresses that get new traffic, as the last applied routes have it.
 pub type Routed = Arc<HashSet<IpAddr>>;
 
-/// Whether a change of this object can change the routes.
-pub fn concerns(key: &Key) -> bool {
+/// Whether a change of this object can change the routes; `world` has it as it is now. Of pods only those with host ports do, and
+/// those that are gone and may have had some.
+pub fn concerns(world: &World, key: &Key) -> bool {
+    if key.is::<Pod>() {
+        return world.get(key).is_none_or(|object| object.view::<Pod>().is_some_and(has_host_ports));
+    }
     key.is::<Service>()
         || key.is::<EndpointSlice>()
         || key.is::<Ingress>()
@@ -53,7 +57,8 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
             () = body.routes_stale.notified() => {}
         }
         let world = body.world();
-        let (routes, routed) = build(&world, body.config.api_address, body.config.node_ip);
+        let (mut routes, routed) = build(&world, body.config.api_address, body.config.node_ip);
+        routes.host_ports = host_ports(&world, &body.config.node_name);
         if routes != last {
             body.proxy.set_routes(routes.clone());
             last = routes;
@@ -69,7 +74,7 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
     }
 }
 
-/// Tells as events what the proxy could not do for a Service or an Ingress' certificate.
+/// Tells as events what the proxy could not do for a Service, a pod's host port or an Ingress' certificate.
 fn report_problems(body: &Body, world: &World) {
     for problem in body.proxy.problems() {
         let object = match &problem.about {
@@ -77,10 +82,15 @@ fn report_problems(body: &Body, world: &World) {
             netproxy::About::Certificate(name) => {
                 name.split_once('/').and_then(|(namespace, name)| world.get(&Key::of::<Secret>(namespace, name)))
             }
+            netproxy::About::HostPort { namespace, pod, .. } => world.get(&Key::of::<Pod>(namespace, pod)),
             _ => world.get(&body.node_key()),
         };
+        let reason = match &problem.about {
+            netproxy::About::HostPort { .. } => "HostPortConflict",
+            _ => "ProxyProblem",
+        };
         if let Some(object) = object {
-            body.recorder.warning(object, "ProxyProblem", &problem.message);
+            body.recorder.warning(object, reason, &problem.message);
         }
     }
 }
@@ -109,7 +119,60 @@ pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<I
         })
         .collect();
     let (ingresses, certificates) = ingresses(world);
-    (Routes { services, ingresses, certificates, default_certificate: None }, ready)
+    (Routes { services, ingresses, certificates, ..Routes::default() }, ready)
+}
+
+/// The host ports of this node's pods that have an address of their own and are not done, the oldest pod first.
+fn host_ports(world: &World, node: &str) -> Vec<HostPort> {
+    let mut found = Vec::new();
+    for object in world.all::<Pod>(None) {
+        let Some(pod) = object.view::<Pod>().filter(|pod| has_host_ports(pod)) else { continue };
+        let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { continue };
+        let is_done = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let Some(address) = status.pod_ip.as_ref().and_then(|address| address.parse::<IpAddr>().ok()) else { continue };
+        if is_done || spec.node_name.as_deref() != Some(node) {
+            continue;
+        }
+        let ports = lasting_containers(spec).flat_map(|container| container.ports.iter().flatten());
+        let made = ports.filter_map(|port| host_port(object, address, port));
+        found.extend(made.map(|port| (object.meta().creation_timestamp, port)));
+    }
+    found.sort_by(|(a, one), (b, other)| (a, &one.namespace, &one.pod).cmp(&(b, &other.namespace, &other.pod)));
+    found.into_iter().map(|(_, port)| port).collect()
+}
+
+fn host_port(pod: &Object, address: IpAddr, port: &ContainerPort) -> Option<HostPort> {
+    let number = port.host_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
+    Some(HostPort {
+        namespace: pod.meta().namespace.clone().unwrap_or_default(),
+        pod: pod.meta().name.clone(),
+        protocol: protocol(port.protocol.as_deref())?,
+        host_ip: port.host_ip.as_ref().and_then(|address| address.parse().ok()),
+        port: number,
+        to: SocketAddr::new(address, u16::try_from(port.container_port).ok()?),
+    })
+}
+
+/// In the node's network every port is a host port already.
+fn has_host_ports(pod: &Pod) -> bool {
+    let Some(spec) = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true)) else { return false };
+    let mut ports = lasting_containers(spec).flat_map(|container| container.ports.iter().flatten());
+    ports.any(|port| port.host_port.is_some_and(|port| port != 0))
+}
+
+/// The containers that live as long as the pod: the main ones and sidecars.
+fn lasting_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    spec.containers.iter().chain(sidecars)
+}
+
+/// `None` for what is not carried.
+fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name {
+        None | Some("TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some(_) => None,
+    }
 }
 
 fn service_route(
@@ -165,14 +228,9 @@ fn cluster_ips(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> Vec<IpAddr> {
 }
 
 fn port_route(port: &ServicePort, endpoints: Vec<SocketAddr>) -> Option<PortRoute> {
-    let protocol = match port.protocol.as_deref() {
-        None | Some("TCP") => Protocol::Tcp,
-        Some("UDP") => Protocol::Udp,
-        Some(_) => return None,
-    };
     Some(PortRoute {
         name: port.name.clone().unwrap_or_default(),
-        protocol,
+        protocol: protocol(port.protocol.as_deref())?,
         port: u16::try_from(port.port).ok()?,
         node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
         h2c: port.app_protocol.as_deref() == Some("kubernetes.io/h2c"),
@@ -330,7 +388,7 @@ fn add_certificate(
 }
 
 /// The number behind a probe's or lifecycle hook's port, which may be the name of a container port.
-pub fn port_number(port: &IntOrString, container: &k8s_openapi::api::core::v1::Container) -> Option<u16> {
+pub fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
     match port {
         IntOrString::Int(number) => u16::try_from(*number).ok().filter(|number| *number != 0),
         IntOrString::String(name) => {
@@ -338,5 +396,62 @@ pub fn port_number(port: &IntOrString, container: &k8s_openapi::api::core::v1::C
             let number = found.map(|port| port.container_port).or_else(|| name.parse().ok())?;
             u16::try_from(number).ok().filter(|number| *number != 0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn world(pods: &[&str]) -> World {
+        let mut world = World::default();
+        for (revision, yaml) in (1..).zip(pods) {
+            let mut value: serde_json::Value = serde_yaml::from_str(yaml).unwrap();
+            value["apiVersion"] = "v1".into();
+            value["kind"] = "Pod".into();
+            value["metadata"]["namespace"] = "default".into();
+            let object = Object::encode(manifests::Resource::of::<Pod>(), state::Revision(revision), value).unwrap();
+            world.put(Arc::new(object));
+        }
+        world
+    }
+
+    #[test]
+    fn host_ports_are_those_of_living_pods_here() {
+        let ports = "ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81}, \
+                     {containerPort: 53, hostPort: 5353, hostIP: 127.0.0.1, protocol: UDP}]";
+        let pod = |name: &str, more: &str, status: &str| {
+            format!(
+                "{{metadata: {{name: {name}, uid: {name}, creationTimestamp: '2026-01-0{}T00:00:00Z'}}, \
+                 spec: {{nodeName: here, {more}}}, status: {{{status}}}}}",
+                name.len()
+            )
+        };
+        let main = format!("containers: [{{name: c, {ports}}}]");
+        let sidecar = "containers: [{name: c}], initContainers: [{name: s, restartPolicy: Always, ports: \
+                       [{containerPort: 1, hostPort: 1}]}, {name: i, ports: [{containerPort: 2, hostPort: 2}]}]";
+        let running = "phase: Running, podIP: 10.42.0.7";
+        let all = [
+            pod("later", &main, running),
+            pod("old", sidecar, running),
+            pod("done", &main, "phase: Succeeded, podIP: 10.42.0.8"),
+            pod("new", &main, "phase: Pending"),
+            pod("node", &format!("hostNetwork: true, {main}"), running),
+        ];
+        let world = world(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        let found = host_ports(&world, "here");
+        let lines: Vec<String> =
+            found.iter().map(|p| format!("{} {:?} {:?} {} {}", p.pod, p.protocol, p.host_ip, p.port, p.to)).collect();
+        assert_eq!(
+            lines,
+            [
+                "old Tcp None 1 10.42.0.7:1",
+                "later Tcp None 8080 10.42.0.7:80",
+                "later Udp Some(127.0.0.1) 5353 10.42.0.7:53",
+            ]
+        );
+        assert!(host_ports(&world, "there").is_empty());
+        let concerned = |name: &str| concerns(&world, &Key::of::<Pod>("default", name));
+        assert!(concerned("old") && concerned("gone") && !concerned("node"));
     }
 }

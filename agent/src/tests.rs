@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use state::{Change, Event, Expect, Key, Object, Revision, World, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use sync::{CallError, Caller, Down, Limits, Logs, Output, Rejected};
+use sync::{Call, CallError, Caller, Down, Limits, Logs, Output, Rejected};
 
 /// A master: applies writes in order, tells everything to its one node.
 #[derive(Clone)]

@@ -5,6 +5,7 @@
 use crate::fields::{self, PodFacts};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, PodSpec, Secret, Service};
+use runtime::images::ImageConfig;
 use state::World;
 use std::collections::BTreeMap;
 
@@ -72,18 +73,24 @@ pub fn environment(scope: &Scope<'_>) -> Result<Vec<(String, String)>, ConfigErr
     Ok(env.0)
 }
 
-/// The whole argv. `program` stands in for a missing command.
-pub fn argv(container: &Container, program: &str, env: &[(String, String)]) -> Vec<String> {
-    let look_up = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let expanded = |words: &Option<Vec<String>>| -> Vec<String> {
-        words.iter().flatten().map(|word| expand(word, look_up)).collect()
-    };
-    let mut argv = expanded(&container.command);
-    if argv.is_empty() {
-        argv.push(program.into());
+/// The whole argv. The image's entrypoint, or else its program's name, stands in for a missing command, and only then the
+/// image's arguments for missing ones.
+pub fn argv(container: &Container, image: &ImageConfig, env: &[(String, String)]) -> Vec<String> {
+    let mut argv = words(container.command.as_deref(), env);
+    let args = words(container.args.as_deref(), env);
+    if !argv.is_empty() {
+        argv.extend(args);
+        return argv;
     }
-    argv.extend(expanded(&container.args));
+    argv = if image.entrypoint.is_empty() { vec![image.name.clone()] } else { image.entrypoint.clone() };
+    argv.extend(if args.is_empty() { image.cmd.clone() } else { args });
     argv
+}
+
+/// `command` or `args` with their variables replaced.
+pub fn words(words: Option<&[String]>, env: &[(String, String)]) -> Vec<String> {
+    let look_up = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    words.unwrap_or_default().iter().map(|word| expand(word, look_up)).collect()
 }
 
 /// Replaces `$(NAME)`; `$$` is a dollar, and what is not known stays as written.

@@ -2,31 +2,49 @@
 //!
 //! `runtime` and `netproxy` do not know each other; their body types are the same underneath, so nothing is copied here.
 
+use super::files;
+use super::sandbox::Footing;
+use crate::body::Body as Node;
 use futures::future::BoxFuture;
-use netproxy::{Handler, HandlerError, Proxy, RequestError};
-use runtime::{Body, HandleError, Network, NetworkError};
+use k8s_openapi::api::core::v1::PodSpec;
+use netproxy::{Dial, Handler, HandlerError, PodView, Proxy, RequestError};
+use runtime::{Body, HandleError, Network, NetworkError, NetworkNamespace};
+use state::Object;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::net::TcpStream;
 
 /// The network as one pod sees it.
 pub struct PodNetwork {
-    /// The pod's address.
-    pub address: IpAddr,
-    /// Its namespace: where short names are looked up.
-    pub namespace: String,
-    /// The node's proxy.
-    pub proxy: Proxy,
+    view: Arc<PodView>,
+    namespace: Option<NetworkNamespace>,
+    proxy: Proxy,
+}
+
+impl PodNetwork {
+    /// That of a pod which stands on `footing`.
+    pub fn new(node: &Node, object: &Object, spec: &PodSpec, footing: &Footing) -> Self {
+        let namespace = footing.sandbox.as_ref().and_then(|sandbox| sandbox.namespace.clone());
+        let mut view = files::view_of(node, object, spec, footing.address);
+        view.dial = namespace.clone().map(|namespace| Arc::new(Inside(namespace)) as Arc<dyn Dial>);
+        Self { view: Arc::new(view), namespace, proxy: node.proxy.clone() }
+    }
 }
 
 impl Network for PodNetwork {
     fn address(&self) -> IpAddr {
-        self.address
+        self.view.address
+    }
+
+    fn namespace(&self) -> Option<&NetworkNamespace> {
+        self.namespace.as_ref()
     }
 
     fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetworkError>> {
-        let (proxy, namespace, name) = (self.proxy.clone(), self.namespace.clone(), name.to_owned());
+        let (proxy, view, name) = (self.proxy.clone(), self.view.clone(), name.to_owned());
         Box::pin(async move {
-            match proxy.lookup(&name, &namespace).await {
+            match proxy.lookup(&name, &view).await {
                 Ok(addresses) if addresses.is_empty() => Err(NetworkError::NameNotFound(name)),
                 Ok(addresses) => Ok(addresses),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NetworkError::NameNotFound(name)),
@@ -40,7 +58,7 @@ impl Network for PodNetwork {
     }
 
     fn request(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, NetworkError>> {
-        let exchange = self.proxy.request(request, &self.namespace);
+        let exchange = self.proxy.request(request, self.view.clone());
         Box::pin(async move {
             exchange.await.map_err(|error| match error {
                 RequestError::Resolve(name) => NetworkError::NameNotFound(name),
@@ -49,6 +67,16 @@ impl Network for PodNetwork {
                 other => NetworkError::Request(other.into()),
             })
         })
+    }
+}
+
+/// The way into a pod's network namespace.
+struct Inside(NetworkNamespace);
+
+impl Dial for Inside {
+    fn connect(&self, to: SocketAddr) -> BoxFuture<'static, io::Result<TcpStream>> {
+        let namespace = self.0.clone();
+        Box::pin(async move { namespace.connect(to).await })
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::jobs::{self, Done, Live, Stopping};
 use super::plan::Step;
-use super::state::{
-    Current, Drain, Ended, Ground, Retry, Running, Slot, Unhealthy, Verdict, Waiting, after, container_spec,
-};
+use super::state::{Current, Drain, Ended, Ground, Retry, Running, Settled, Slot, Unhealthy, Verdict, Waiting, after};
 use super::worker::Worker;
-use crate::body::LatestLog;
-use crate::container::{Stage, Start, StartFailure, Started, field_path};
+use crate::body::{LatestLog, LiveGuest};
+use crate::container::guest::Guest;
+use crate::container::sandbox::{self, Footing};
+use crate::container::{Stage, Start, StartFailure, Started, field_path, termination};
 use crate::probes::{self, Kind, Target};
 use crate::volumes::{self, Again, VolumeError, Volumes, payload::Source};
 use jiff::{SignedDuration, Timestamp};
@@ -29,7 +29,8 @@ impl Worker {
     /// Carries out one step; what takes time becomes a job.
     pub(super) fn act(&mut self, step: Step, now: Timestamp) {
         match step {
-            Step::LayGround => self.lay_ground(now),
+            Step::Adopt => self.adopt(),
+            Step::LayGround => self.lay_ground(),
             Step::Start(slot) => self.start(slot, now),
             Step::Cancel(slot) => self.cancel(slot),
             Step::BackOff(slot) => self.back_off(slot, now),
@@ -58,27 +59,71 @@ impl Worker {
         }
     }
 
-    fn lay_ground(&mut self, now: Timestamp) {
-        if self.state.address.is_none() {
-            let address = if self.spec.host_network == Some(true) {
-                Some(self.body.config.node_ip)
-            } else {
-                self.owned = self.body.pool.lock().take();
-                self.owned
-            };
-            let Some(address) = address else {
-                let message = "Failed to create pod sandbox: no address left in the node's pod network";
-                self.body.recorder.warning(&self.object, "FailedCreatePodSandBox", message);
-                return self.ground_failed(Again::Later, now);
-            };
-            self.state.address = Some(address);
-        }
-        let failures = match self.state.ground {
+    /// The sandbox first, then the volumes, which may show the pod's address.
+    fn lay_ground(&mut self) {
+        self.mount_failures = match self.state.ground {
             Ground::Failed { failures, .. } => failures,
             _ => 0,
         };
-        self.mount_failures = failures;
         self.state.ground = Ground::Laying;
+        if self.footing.is_some() {
+            return self.lay_volumes();
+        }
+        let (body, object, spec) = (self.body.clone(), self.object.clone(), self.spec.clone());
+        let (address, docker) = (self.state.address, self.uses_docker);
+        self.jobs.spawn(async move { Done::Footing(sandbox::lay(&body, &object, &spec, address, docker).await) });
+    }
+
+    pub(super) fn take_footing(&mut self, result: Result<Footing, String>) {
+        let footing = match result {
+            Ok(footing) => footing,
+            Err(message) => {
+                let message = format!("Failed to create pod sandbox: {message}");
+                self.body.recorder.warning(&self.object, "FailedCreatePodSandBox", &message);
+                return self.ground_failed(Again::Later, Timestamp::now());
+            }
+        };
+        if let Some(address) = self.owned
+            && address != footing.address
+        {
+            self.body.pools.lock().release(address);
+            self.owned = None;
+        }
+        if footing.owned {
+            self.owned = Some(footing.address);
+        }
+        self.state.address = Some(footing.address);
+        if let Some(sandbox) = &footing.sandbox {
+            self.uses_docker = true;
+            for ((uid, _), live) in self.body.guests.lock().iter_mut() {
+                if *uid == self.uid {
+                    live.sandbox = Some(sandbox.clone());
+                }
+            }
+            let guard = sandbox.guard.clone();
+            let id = sandbox.id.clone();
+            self.jobs.spawn(async move {
+                guard.exited().await;
+                Done::SandboxLost(id)
+            });
+        }
+        self.footing = Some(footing);
+        self.lay_volumes();
+    }
+
+    /// The sandbox has ended though nobody asked it to: what stands on it is ended too, and all is made again.
+    pub(super) fn take_sandbox_loss(&mut self, id: &str) {
+        let current = self.footing.as_ref().and_then(|footing| footing.sandbox.as_ref());
+        if self.state.settled != Settled::No || current.is_none_or(|sandbox| sandbox.id != id) {
+            return;
+        }
+        let message = "Pod sandbox changed, it will be killed and re-created.";
+        self.body.recorder.tell(&self.object, false, "SandboxChanged", message, None);
+        self.footing = None;
+        self.state.ground = Ground::Lost;
+    }
+
+    fn lay_volumes(&mut self) {
         let work = self.volume_work();
         self.jobs.spawn(async move {
             let laid = tokio::task::spawn_blocking(move || work.lay()).await;
@@ -101,6 +146,9 @@ impl Worker {
             Ok(volumes) => {
                 self.volumes = Arc::new(volumes);
                 self.state.ground = Ground::Ready;
+                if volumes::emptydir::is_limited(&self.spec) {
+                    self.jobs.spawn(jobs::watch_sizes(self.spec.clone(), self.volumes.clone()));
+                }
             }
             Err((volume, error)) => {
                 self.tell_mount_failure(&volume, &error);
@@ -119,14 +167,21 @@ impl Worker {
         self.state.ground = Ground::Failed { retry, failures: failures + 1 };
     }
 
+    /// A volume holds more than it may: the pod ends, as the kubelet's eviction would have it.
+    pub(super) fn evict(&mut self, message: String) {
+        if self.state.verdict.is_none() && !self.object.is_deleting() {
+            self.body.recorder.warning(&self.object, "Evicted", &message);
+            self.state.verdict = Some(Verdict { reason: "Evicted".into(), message });
+        }
+    }
+
     pub(super) fn tell_mount_failure(&self, volume: &str, error: &VolumeError) {
-        let message = format!("MountVolume.SetUp failed for volume {volume:?} : {error}");
-        self.body.recorder.warning(&self.object, "FailedMount", &message);
+        self.body.recorder.warning(&self.object, "FailedMount", &error.event(volume));
     }
 
     /// Brings the files of the pod's volumes up to date with the world.
     pub(super) fn refresh_volumes(&mut self) {
-        if self.state.ground != Ground::Ready || self.state.settled {
+        if self.state.ground != Ground::Ready || self.state.settled != Settled::No {
             return;
         }
         let work = self.volume_work();
@@ -137,7 +192,7 @@ impl Worker {
     }
 
     fn start(&mut self, slot: Slot, now: Timestamp) {
-        let Some(address) = self.state.address else { return };
+        let Some(footing) = self.footing.clone() else { return };
         if matches!(slot, Slot::Main(_)) {
             self.state.initialized = true;
         }
@@ -154,9 +209,10 @@ impl Worker {
         let start = Start {
             body: self.body.clone(),
             object: self.object.clone(),
+            spec: self.spec.clone(),
             slot,
             instance,
-            address,
+            footing,
             volumes: self.volumes.clone(),
             pod_dir: self.pod_dir.clone(),
             log_dir: self.log_dir.clone(),
@@ -180,8 +236,10 @@ impl Worker {
         if self.starts.get(&slot).is_none_or(|(current, _)| *current != attempt) {
             // given up in the meantime
             if let Ok(started) = result {
-                started.container.kill();
-                started.log.close();
+                started.guest.kill();
+                if let Some(log) = started.log {
+                    log.close();
+                }
             }
             return;
         }
@@ -194,40 +252,72 @@ impl Worker {
 
     fn started(&mut self, slot: Slot, started: Started) {
         let spec = self.spec.clone();
-        let (Some(wanted), Some(address)) = (container_spec(&spec, slot), self.state.address) else { return };
+        let Some(wanted) = spec.container(slot) else { return };
         let Some(container) = self.state.container_mut(slot) else { return };
         container.restarts = container.next_instance();
-        container.image_id = started.image_id;
+        container.image_id = started.image_id.clone();
         container.pull.reset();
         if let Current::Starting { before } = &container.current
             && let Current::Ended(ended) = &**before
         {
             container.last = Some(ended.clone());
         }
+        let (is_started, is_ready) = (wanted.startup_probe.is_none(), wanted.readiness_probe.is_none());
+        if let Some(target) = self.hold(slot, wanted, started, is_started, is_ready) {
+            self.run_post_start(slot, wanted, target);
+        }
+    }
+
+    /// Keeps a container that runs, started just now or found: its end, its routes, its probes.
+    pub(super) fn hold(
+        &mut self,
+        slot: Slot,
+        wanted: &Container,
+        started: Started,
+        is_started: bool,
+        is_ready: bool,
+    ) -> Option<Arc<Target>> {
+        let address = self.state.address?;
+        let container = self.state.container_mut(slot)?;
         container.current = Current::Running(Running {
             id: started.id.clone(),
             since: started.since,
-            started: wanted.startup_probe.is_none(),
-            ready: wanted.readiness_probe.is_none(),
+            started: is_started,
+            ready: is_ready,
             stopping: None,
             killed: false,
             unhealthy: None,
         });
-        let latest = LatestLog { instance: container.restarts, file: started.log.clone() };
-        self.body.logs.lock().insert((self.uid.clone(), wanted.name.clone()), latest);
+        let key = (self.uid.clone(), wanted.name.clone());
+        if let Some(file) = &started.log {
+            let latest = LatestLog { instance: container.restarts, file: file.clone() };
+            self.body.logs.lock().insert(key.clone(), latest);
+        }
+        let live = LiveGuest {
+            guest: started.guest.clone(),
+            sandbox: self.footing.as_ref().and_then(|footing| footing.sandbox.clone()),
+            address,
+            doors: self.doors.clone(),
+            tty: wanted.tty == Some(true),
+        };
+        self.body.guests.lock().insert(key, live);
         if let Some(door) = &started.door {
             self.doors.open(door.port, door.handler.clone());
         }
         let target = Arc::new(Target {
-            guest: started.container.clone(),
+            guest: started.guest.clone(),
             container: wanted.clone(),
             address,
             doors: self.doors.clone(),
         });
-        let guest = started.container.clone();
+        let guest = started.guest.clone();
         let id = started.id.clone();
+        let last_words = termination::LastWords::of(wanted, &started);
         self.jobs.spawn(async move {
-            let exit = guest.exited().await;
+            let mut exit = guest.exited().await;
+            if let Some(message) = last_words.read(&guest, &exit).await {
+                exit.message = message;
+            }
             Done::Exited(slot, id, exit)
         });
         self.live.insert(
@@ -235,20 +325,21 @@ impl Worker {
             Live {
                 id: started.id,
                 image: wanted.image.clone().unwrap_or_default(),
-                guest: started.container,
+                guest: started.guest,
                 log: started.log,
                 port: started.door.as_ref().map(|door| door.port),
                 door: started.door,
                 target: target.clone(),
                 probes: Vec::new(),
+                _pin: started.pin,
                 terminated: false,
             },
         );
-        self.run_post_start(slot, wanted, target);
         match &wanted.startup_probe {
-            Some(probe) => self.watch(slot, Kind::Startup, probe),
-            None => self.watch_health(slot),
+            Some(probe) if !is_started => self.watch(slot, Kind::Startup, probe),
+            _ => self.watch_health(slot),
         }
+        Some(target)
     }
 
     fn run_post_start(&mut self, slot: Slot, container: &Container, target: Arc<Target>) {
@@ -256,7 +347,7 @@ impl Worker {
             return;
         };
         self.jobs.spawn(async move {
-            match jobs::run_hook(&hook, &target).await {
+            match probes::run_hook(&hook, &target).await {
                 Ok(()) => Done::Cleaned,
                 Err(message) => Done::HookFailed(slot, message),
             }
@@ -273,7 +364,7 @@ impl Worker {
     /// Begins the probes that wait for the startup probe.
     pub(super) fn watch_health(&mut self, slot: Slot) {
         let spec = self.spec.clone();
-        let Some(container) = container_spec(&spec, slot) else { return };
+        let Some(container) = spec.container(slot) else { return };
         for (kind, probe) in
             [(Kind::Readiness, &container.readiness_probe), (Kind::Liveness, &container.liveness_probe)]
         {
@@ -293,11 +384,14 @@ impl Worker {
     fn not_started(&mut self, slot: Slot, failure: StartFailure, now: Timestamp) {
         let StartFailure { stage, message } = failure;
         let spec = self.spec.clone();
-        let image = container_spec(&spec, slot).and_then(|container| container.image.clone()).unwrap_or_default();
+        let image = spec.container(slot).and_then(|container| container.image.clone()).unwrap_or_default();
         if stage == Stage::Pull {
             self.tell(slot, true, "Failed", &format!("Failed to pull image {image:?}: {message}"));
         }
-        let shown = if stage == Stage::Pull { stage.reason() } else { &message };
+        if stage == Stage::NeverPull {
+            self.tell(slot, true, stage.reason(), &message);
+        }
+        let shown = if matches!(stage, Stage::Pull | Stage::NeverPull) { stage.reason() } else { &message };
         self.tell(slot, true, "Failed", &format!("Error: {shown}"));
         let Some(container) = self.state.container_mut(slot) else { return };
         let Current::Starting { before } = &container.current else { return };
@@ -307,7 +401,7 @@ impl Worker {
         }
         let backoff = match stage {
             Stage::ImageName | Stage::Config => None,
-            Stage::Pull => Some(&mut container.pull),
+            Stage::Pull | Stage::NeverPull => Some(&mut container.pull),
             Stage::Create | Stage::Run => Some(&mut container.crash),
         };
         let retry = match backoff {
@@ -329,7 +423,7 @@ impl Worker {
             self.publish(now);
         }
         let spec = self.spec.clone();
-        let Some(wanted) = container_spec(&spec, slot) else { return };
+        let Some(wanted) = spec.container(slot) else { return };
         let image = wanted.image.as_deref().unwrap_or_default();
         let Some(container) = self.state.container_mut(slot) else { return };
         container.announced = true;
@@ -351,9 +445,9 @@ impl Worker {
 
     fn stop(&mut self, slot: Slot, by: Timestamp) {
         let spec = self.spec.clone();
-        let (Some(wanted), Some(live)) = (container_spec(&spec, slot), self.live.get_mut(&slot)) else { return };
+        let (Some(wanted), Some(live)) = (spec.container(slot), self.live.get_mut(&slot)) else { return };
         live.probes.clear();
-        live.terminated = true;
+        live.terminated = matches!(live.guest, Guest::Wasm(_));
         let stopping = Stopping {
             guest: live.guest.clone(),
             door: live.door.take(),
@@ -376,7 +470,11 @@ impl Worker {
             return;
         }
         let Some(live) = self.live.remove(&slot) else { return };
-        live.log.close();
+        if let Some(log) = &live.log {
+            log.close();
+        }
+        let key = (self.uid.clone(), self.spec.container(slot).map(|c| c.name.clone()).unwrap_or_default());
+        self.body.guests.lock().remove(&key);
         if let Some(port) = live.port {
             self.doors.close(port);
         }
@@ -393,27 +491,22 @@ impl Worker {
         });
     }
 
-    /// All containers are done for good: address and volumes go back.
+    /// All containers are done for good: address, sandbox and volumes go back.
     fn settle(&mut self) {
-        self.state.settled = true;
-        if let Some(address) = self.owned.take() {
-            self.body.pool.lock().release(address);
-        }
-        let pod_dir = self.pod_dir.clone();
-        self.jobs.spawn(async move {
-            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(pod_dir)).await;
-            if let Ok(Err(error)) = removed
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, "volumes of a finished pod not removed");
-            }
-            Done::Cleaned
-        });
+        self.state.settled = Settled::UnderWay;
+        let settling = jobs::Settling {
+            body: self.body.clone(),
+            uid: self.uid.clone(),
+            pod_dir: self.pod_dir.clone(),
+            sandbox: self.footing.take().and_then(|footing| footing.sandbox),
+            address: self.owned.take(),
+        };
+        self.jobs.spawn(settling.run());
     }
 
     /// An event about one container.
     pub(super) fn tell(&self, slot: Slot, warning: bool, reason: &str, message: &str) {
-        let name = container_spec(&self.spec, slot).map(|container| container.name.as_str()).unwrap_or_default();
+        let name = self.spec.container(slot).map(|container| container.name.as_str()).unwrap_or_default();
         self.body.recorder.tell(&self.object, warning, reason, message, Some(field_path(slot, name)));
     }
 }
@@ -421,7 +514,7 @@ impl Worker {
 /// What laying volumes needs, away from the worker.
 struct VolumeWork {
     object: Arc<::state::Object>,
-    spec: Arc<k8s_openapi::api::core::v1::PodSpec>,
+    spec: Arc<super::blueprint::Blueprint>,
     pod_dir: std::path::PathBuf,
     world: Arc<::state::World>,
     facts: crate::fields::PodFacts,

@@ -1,16 +1,23 @@
 //! The acts of a worker that take time, and what they report when they are done.
 
+use super::adopt::Found;
+use super::blueprint::Blueprint;
 use super::state::Slot;
 use crate::body::Body;
+use crate::container::guest::Guest;
+use crate::container::sandbox::{Footing, Sandbox};
 use crate::container::{Door, StartFailure, Started};
-use crate::probes::{Doors, Target, run_exec, send_http};
-use crate::volumes::{VolumeError, Volumes};
+use crate::probes::{Target, run_hook};
+use crate::volumes::emptydir::Measured;
+use crate::volumes::{self, VolumeError, Volumes};
 use ::state::{Event, Object, Write};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use runtime::Exit;
+use runtime::images::Pin;
 use runtime::logs::LogFile;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use sync::Rejected;
@@ -21,12 +28,27 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// What a request that was sent a moment ago needs to arrive.
 const DRAIN_SETTLE: Duration = Duration::from_millis(50);
 
+/// How long a sandbox may take to end.
+const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
+/// Volumes that are still busy are tried again for so long; what stays is removed by the next sweep.
+const SETTLE_RETRY_MAX: Duration = Duration::from_secs(4);
+/// How often volumes that have a limit are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
 /// What a job reports.
 pub(super) enum Done {
+    /// What an earlier agent left is known.
+    Adopted(Box<Found>),
+    /// Address and sandbox are there or not.
+    Footing(Result<Footing, String>),
+    /// The sandbox of this id ended.
+    SandboxLost(String),
     /// Volumes are laid, or the first that is not.
     Ground(Result<Volumes, (String, VolumeError)>),
     /// Volumes show the newest objects.
     Refreshed(Result<(), (String, VolumeError)>),
+    /// A volume holds more than it may.
+    Exceeded(String),
     /// A start has come to its end.
     Started(Slot, u64, Box<Result<Started, StartFailure>>),
     /// A guest is gone.
@@ -41,21 +63,26 @@ pub(super) enum Done {
     Written(Result<Vec<Event>, Rejected>),
     /// The object was removed or not.
     Removed(Result<(), Rejected>),
-    /// Files are removed.
+    /// A hook has run.
     Cleaned,
+    /// Address, sandbox and volumes are given back.
+    Settled,
 }
 
 /// What the worker holds of a running container.
 pub(super) struct Live {
     pub id: String,
     pub image: String,
-    pub guest: runtime::Container,
-    pub log: LogFile,
+    pub guest: Guest,
+    /// A Wasm guest's log; Docker keeps its own.
+    pub log: Option<LogFile>,
     pub door: Option<Door>,
     /// The port its door is at, open or not.
     pub port: Option<u16>,
     pub target: Arc<Target>,
     pub probes: Vec<AbortOnDropHandle<()>>,
+    /// Keeps its image in the node's store.
+    pub _pin: Option<Pin>,
     /// It was ended by us for want of signals, not by the end of its patience.
     pub terminated: bool,
 }
@@ -64,13 +91,8 @@ impl Live {
     /// Out of the routes and asked to end; a command, which no signal can reach, is ended.
     pub fn stop_gently(&mut self) {
         self.probes.clear();
-        match self.door.take() {
-            Some(door) => {
-                drop(door.guard);
-                self.guest.stop();
-            }
-            None => self.guest.kill(),
-        }
+        drop(self.door.take());
+        self.guest.stop();
     }
 }
 
@@ -90,9 +112,22 @@ pub(super) async fn drain(body: Arc<Body>, address: Option<IpAddr>, by: Timestam
     Done::Drained
 }
 
+/// Measures the volumes that have a limit until one is over it, or all are gone.
+pub(super) async fn watch_sizes(spec: Arc<Blueprint>, volumes: Arc<Volumes>) -> Done {
+    loop {
+        tokio::time::sleep(MEASURE_EVERY).await;
+        let (spec, volumes) = (spec.clone(), volumes.clone());
+        match tokio::task::spawn_blocking(move || volumes::emptydir::measure(&spec, &volumes)).await {
+            Ok(Measured::Over(message)) => return Done::Exceeded(message),
+            Ok(Measured::Gone) => return Done::Cleaned,
+            Ok(Measured::Within) | Err(_) => {}
+        }
+    }
+}
+
 /// How a container is stopped: its hook, then its requests in flight, then itself.
 pub(super) struct Stopping {
-    pub guest: runtime::Container,
+    pub guest: Guest,
     pub door: Option<Door>,
     pub hook: Option<LifecycleHandler>,
     pub target: Arc<Target>,
@@ -105,34 +140,53 @@ impl Stopping {
             // the hook's time is part of the grace period; its failure changes nothing
             let _ = tokio::time::timeout(until(self.by), run_hook(hook, &self.target)).await;
         }
-        match self.door {
-            Some(door) => {
-                let _ = tokio::time::timeout(until(self.by), door.guard.drain()).await;
-                self.guest.stop();
-            }
-            // WASI has no signals: what SIGTERM does to a program without a handler happens at once
-            None => self.guest.kill(),
+        if let Some(door) = self.door {
+            let _ = tokio::time::timeout(until(self.by), door.guard.drain()).await;
         }
+        self.guest.stop();
         Done::Stopping
     }
 }
 
-/// Runs a lifecycle hook.
-pub(super) async fn run_hook(hook: &LifecycleHandler, target: &Target) -> Result<(), String> {
-    if let Some(sleep) = &hook.sleep {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
-        return Ok(());
+/// What a pod gives back when its containers are done for good.
+pub(super) struct Settling {
+    pub body: Arc<Body>,
+    pub uid: String,
+    pub pod_dir: PathBuf,
+    pub sandbox: Option<Sandbox>,
+    pub address: Option<IpAddr>,
+}
+
+impl Settling {
+    /// Dead containers stay for their logs until the pod itself goes.
+    pub async fn run(self) -> Done {
+        if let Some(sandbox) = self.sandbox {
+            sandbox.guard.kill();
+            if tokio::time::timeout(SANDBOX_END_MAX, sandbox.guard.exited()).await.is_err() {
+                tracing::warn!(pod = self.uid, "the pod's sandbox does not end");
+            }
+        }
+        let (pod_dir, mut delay) = (self.pod_dir, Duration::from_millis(50));
+        loop {
+            let dir = pod_dir.clone();
+            match tokio::task::spawn_blocking(move || volumes::teardown(&dir)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, dir = %pod_dir.display(), "volumes of a finished pod not removed")
+                }
+                Err(panic) => tracing::error!(%panic, "volumes of a finished pod not removed"),
+            }
+            if delay > SETTLE_RETRY_MAX {
+                break;
+            }
+            tokio::time::sleep(delay).await;
+            delay *= 4;
+        }
+        if let Some(address) = self.address {
+            self.body.pools.lock().release(address);
+        }
+        Done::Settled
     }
-    if let Some(action) = &hook.http_get {
-        let doors: &Doors = &target.doors;
-        let response = send_http(action, &target.container, target.address, doors).await?;
-        let status = response.status();
-        return if status.is_success() || status.is_redirection() { Ok(()) } else { Err(status.to_string()) };
-    }
-    if let Some(action) = &hook.exec {
-        return run_exec(&target.guest, action).await;
-    }
-    Err("unknown handler".into())
 }
 
 /// Tells the pod's end and removes the object, or, where a finalizer holds it, says that the node has nothing of it left.

@@ -4,6 +4,8 @@
 //! it. The worker's loop is in `worker`. Deliberately absent: other pods; a worker knows only its own.
 
 mod act;
+mod adopt;
+pub mod blueprint;
 mod jobs;
 pub mod plan;
 mod publish;
@@ -13,6 +15,7 @@ pub mod status;
 mod tests;
 mod worker;
 
+pub use adopt::docker_id;
 pub use worker::Worker;
 
 use ::state::Object;

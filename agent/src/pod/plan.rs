@@ -4,7 +4,8 @@
 //! Reads like the kubelet's rules: init containers one by one, sidecars beside them, restart policies, deadlines, and an
 //! orderly way down.
 
-use super::state::{Current, Drain, Ground, PodState, Retry, Slot, after, container_spec, init_containers, is_sidecar};
+use super::blueprint::Blueprint;
+use super::state::{Adoption, Current, Drain, Ground, PodState, Retry, Settled, Slot, after, is_sidecar};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
@@ -15,7 +16,7 @@ pub const GRACE_SECONDS: i64 = 30;
 #[derive(Clone, Copy, Debug)]
 pub struct Desired<'a> {
     /// The pod's spec.
-    pub spec: &'a PodSpec,
+    pub spec: &'a Blueprint,
     /// Whether it is to run or to go.
     pub wanted: Wanted,
 }
@@ -35,7 +36,9 @@ pub enum Wanted {
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// Make address, directories and volumes.
+    /// Look for containers of an earlier agent.
+    Adopt,
+    /// Make address, sandbox, directories and volumes.
     LayGround,
     /// Start a container.
     Start(Slot),
@@ -61,7 +64,7 @@ pub enum Step {
         /// `status.message`
         message: String,
     },
-    /// All containers are done for good: give address and volumes back.
+    /// All containers are done for good: give address, sandbox and volumes back.
     Settle,
     /// Nothing is left: the object may vanish.
     Remove,
@@ -73,6 +76,8 @@ pub enum Step {
 pub fn plan(desired: &Desired<'_>, state: &PodState, now: Timestamp) -> Vec<Step> {
     let mut plan = Plan { spec: desired.spec, state, now, steps: Vec::new(), wake: None };
     match desired.wanted {
+        _ if state.adoption == Adoption::Needed => plan.steps.push(Step::Adopt),
+        _ if state.adoption == Adoption::UnderWay => {}
         Wanted::Gone { by } => plan.go(by),
         Wanted::Run if state.verdict.is_some() => plan.end(after(now, grace_seconds(desired.spec))),
         Wanted::Run if is_finished(desired.spec, state) => plan.end(after(now, grace_seconds(desired.spec))),
@@ -83,8 +88,8 @@ pub fn plan(desired: &Desired<'_>, state: &PodState, now: Timestamp) -> Vec<Step
 }
 
 /// Whether all containers are done and none will be started again; sidecars do not count.
-pub fn is_finished(spec: &PodSpec, state: &PodState) -> bool {
-    let for_good = |slot| match (container_spec(spec, slot), state.container(slot).and_then(|c| c.ended())) {
+pub fn is_finished(spec: &Blueprint, state: &PodState) -> bool {
+    let for_good = |slot| match (spec.container(slot), state.container(slot).and_then(|c| c.ended())) {
         (Some(container), Some(ended)) => !restarts(spec, slot, container, ended.code),
         _ => false,
     };
@@ -100,7 +105,7 @@ pub fn restarts(spec: &PodSpec, slot: Slot, container: &Container, code: i32) ->
     let own = container.restart_policy.as_deref();
     let policy = own.or(spec.restart_policy.as_deref()).unwrap_or("Always");
     match (slot, policy) {
-        (_, "Never") => false,
+        (Slot::Ephemeral(_), _) | (_, "Never") => false,
         (_, "OnFailure") => code != 0,
         // an init container of a pod that restarts its containers is repeated until it succeeds
         (Slot::Init(_), _) => own == Some("Always") || code != 0,
@@ -114,7 +119,7 @@ pub fn grace_seconds(spec: &PodSpec) -> i64 {
 }
 
 struct Plan<'a> {
-    spec: &'a PodSpec,
+    spec: &'a Blueprint,
     state: &'a PodState,
     now: Timestamp,
     steps: Vec<Step>,
@@ -142,12 +147,30 @@ impl Plan<'_> {
             },
             Ground::Laying => {}
             Ground::Ready => self.run_containers(),
+            Ground::Lost => self.clear(),
+        }
+    }
+
+    /// Ends what the lost sandbox has left, then makes the ground again.
+    fn clear(&mut self) {
+        for (slot, container) in self.state.slots() {
+            match &container.current {
+                Current::Starting { .. } => self.steps.push(Step::Cancel(slot)),
+                Current::Running(running) if !running.killed => self.steps.push(Step::Kill(slot)),
+                _ => {}
+            }
+        }
+        if !self.state.slots().any(|(_, c)| c.is_live()) {
+            self.steps.push(Step::LayGround);
         }
     }
 
     fn run_containers(&mut self) {
+        for (i, container) in self.spec.ephemeral().iter().enumerate() {
+            self.tend(Slot::Ephemeral(i), container);
+        }
         let mut open = true;
-        for (i, container) in init_containers(self.spec).iter().enumerate() {
+        for (i, container) in self.spec.init().iter().enumerate() {
             let slot = Slot::Init(i);
             let Some(observed) = self.state.container(slot) else { continue };
             if is_sidecar(container) {
@@ -217,7 +240,7 @@ impl Plan<'_> {
             return self.wake_at(by);
         }
         self.end(by);
-        if !live && self.state.settled {
+        if !live && self.state.settled == Settled::Yes {
             self.steps.push(Step::Remove);
         }
     }
@@ -230,7 +253,9 @@ impl Plan<'_> {
             }
         }
         let is_up = |slot: &Slot| self.state.container(*slot).is_some_and(|c| c.running().is_some());
-        let mains: Vec<Slot> = (0..self.state.main.len()).map(Slot::Main).filter(is_up).collect();
+        let mains = (0..self.state.main.len()).map(Slot::Main);
+        let mains = mains.chain((0..self.state.ephemeral.len()).map(Slot::Ephemeral));
+        let mains: Vec<Slot> = mains.filter(is_up).collect();
         let turn = if mains.is_empty() {
             (0..self.state.init.len()).rev().map(Slot::Init).find(is_up).into_iter().collect()
         } else {
@@ -245,7 +270,7 @@ impl Plan<'_> {
             }
         }
         let live = self.state.slots().any(|(_, c)| c.is_live());
-        if !live && !self.state.settled && self.state.ground != Ground::Laying {
+        if !live && self.state.settled == Settled::No && self.state.ground != Ground::Laying {
             self.steps.push(Step::Settle);
         }
     }

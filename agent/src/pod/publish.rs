@@ -1,7 +1,7 @@
 //! Tells the cluster how the pod is: one write at a time, only when something differs, always on the newest base.
 
 use super::jobs::{self, Done};
-use super::state::{Current, Ground, after};
+use super::state::{Adoption, Current, Ground, after};
 use super::status::{Facts, merge, status};
 use super::worker::Worker;
 use ::state::{Event, Expect, Revision, Write};
@@ -37,6 +37,10 @@ impl Publisher {
 impl Worker {
     /// Writes the status if it differs from what the cluster has.
     pub(super) fn publish(&mut self, now: Timestamp) {
+        if self.state.adoption != Adoption::Done {
+            // what the status says of running containers is not known to be wrong yet
+            return;
+        }
         if self.is_gone() || self.removing || self.publisher.in_flight.is_some() || self.must_wait(now) {
             return;
         }
@@ -75,6 +79,7 @@ impl Worker {
         let host_ip = self.body.config.node_ip.to_string();
         let computed = status(&Facts {
             pod,
+            spec: &self.spec,
             full_name: &self.full_name,
             state: &self.state,
             wanted: self.wanted(now),

@@ -2,8 +2,9 @@
 //!
 //! Deliberately absent: handles to what runs (the worker keeps those beside this), IO, the clock.
 
+use super::blueprint::Blueprint;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use std::net::IpAddr;
 
 /// First delay of a back-off.
@@ -12,7 +13,7 @@ const BACKOFF_SECONDS_MIN: i64 = 10;
 const BACKOFF_SECONDS_MAX: i64 = 300;
 /// Kubernetes' exit code and reason for a container that was lost with its runtime.
 const LOST_CODE: i32 = 255;
-const LOST_REASON: &str = "Unknown";
+pub(super) const LOST_REASON: &str = "Unknown";
 
 /// Which container of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +22,8 @@ pub enum Slot {
     Init(usize),
     /// `spec.containers[i]`
     Main(usize),
+    /// `spec.ephemeralContainers[i]`
+    Ephemeral(usize),
 }
 
 /// One pod as observed.
@@ -38,12 +41,38 @@ pub struct PodState {
     pub init: Vec<ContainerState>,
     /// In the order of the spec.
     pub main: Vec<ContainerState>,
+    /// In the order of the spec.
+    pub ephemeral: Vec<ContainerState>,
     /// The pod as a whole was ended, whatever its containers say.
     pub verdict: Option<Verdict>,
     /// Whether requests may still be on their way here.
     pub drain: Drain,
-    /// Address and volumes were given back.
-    pub settled: bool,
+    /// Whether address, sandbox and volumes were given back.
+    pub settled: Settled,
+    /// Whether containers of an earlier agent have been looked for.
+    pub adoption: Adoption,
+}
+
+/// Whether a pod's address, sandbox and volumes were given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The pod has them.
+    No,
+    /// They are being given back.
+    UnderWay,
+    /// Nothing is left.
+    Yes,
+}
+
+/// Whether the containers that an earlier agent left running have been looked for. Nothing else is done before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// They have not.
+    Needed,
+    /// Being looked for; waits for the engine if that is down.
+    UnderWay,
+    /// What there was is known.
+    Done,
 }
 
 /// What containers stand on: address, directories, volumes.
@@ -55,6 +84,8 @@ pub enum Ground {
     Laying,
     /// There.
     Ready,
+    /// The sandbox ended under the containers: they are ended too, and all is made again.
+    Lost,
     /// Could not be made; `retry` says when to try again.
     Failed {
         /// When.
@@ -144,7 +175,7 @@ pub struct Waiting {
 /// A running container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Running {
-    /// `containerID` without the scheme.
+    /// `containerID`, with its scheme.
     pub id: String,
     /// `startedAt`
     pub since: Timestamp,
@@ -172,7 +203,7 @@ pub struct Unhealthy {
 /// `state.terminated`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
-    /// `containerID` without the scheme.
+    /// `containerID`, with its scheme.
     pub id: String,
     /// Exit code.
     pub code: i32,
@@ -237,7 +268,7 @@ impl Waiting {
 }
 
 impl ContainerState {
-    fn fresh() -> Self {
+    pub(super) fn fresh() -> Self {
         Self {
             current: Current::Waiting(Waiting::turn()),
             last: None,
@@ -254,7 +285,7 @@ impl ContainerState {
         let mut container = Self::fresh();
         container.restarts = u32::try_from(status.restart_count).unwrap_or(0);
         container.image_id = status.image_id.clone();
-        let id = status.container_id.as_deref().map(bare_id).unwrap_or_default();
+        let id = status.container_id.clone().unwrap_or_default();
         container.last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref()).map(ended);
         let Some(state) = &status.state else { return container };
         if let Some(terminated) = &state.terminated {
@@ -316,16 +347,15 @@ impl ContainerState {
 
 impl PodState {
     /// What is known of a pod when the agent first sees it: nothing, or what its status tells of an earlier agent.
-    pub fn recover(pod: &Pod, now: Timestamp) -> Self {
-        let empty = PodSpec::default();
-        let spec = pod.spec.as_ref().unwrap_or(&empty);
+    pub fn recover(pod: &Pod, spec: &Blueprint, now: Timestamp) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let find = |statuses: &Option<Vec<ContainerStatus>>, container: &Container| {
             let status = statuses.iter().flatten().find(|status| status.name == container.name);
             status.map_or_else(ContainerState::fresh, |status| ContainerState::recover(status, now))
         };
-        let init = init_containers(spec).iter().map(|c| find(&status.init_container_statuses, c)).collect();
+        let init = spec.init().iter().map(|c| find(&status.init_container_statuses, c)).collect();
         let main: Vec<_> = spec.containers.iter().map(|c| find(&status.container_statuses, c)).collect();
+        let ephemeral = spec.ephemeral().iter().map(|c| find(&status.ephemeral_container_statuses, c)).collect();
         let verdict = match (status.phase.as_deref(), status.reason) {
             (Some("Failed"), Some(reason)) if !reason.is_empty() => {
                 Some(Verdict { reason, message: status.message.unwrap_or_default() })
@@ -339,9 +369,11 @@ impl PodState {
             initialized: main.iter().any(|c| c.ended().is_some() || c.last.is_some()),
             init,
             main,
+            ephemeral,
             verdict,
             drain: Drain::Open,
-            settled: false,
+            settled: Settled::No,
+            adoption: Adoption::Done,
         }
     }
 
@@ -350,6 +382,7 @@ impl PodState {
         match slot {
             Slot::Init(i) => self.init.get(i),
             Slot::Main(i) => self.main.get(i),
+            Slot::Ephemeral(i) => self.ephemeral.get(i),
         }
     }
 
@@ -358,26 +391,15 @@ impl PodState {
         match slot {
             Slot::Init(i) => self.init.get_mut(i),
             Slot::Main(i) => self.main.get_mut(i),
+            Slot::Ephemeral(i) => self.ephemeral.get_mut(i),
         }
     }
 
     /// All containers in the order of their start.
     pub fn slots(&self) -> impl DoubleEndedIterator<Item = (Slot, &ContainerState)> {
         let init = self.init.iter().enumerate().map(|(i, c)| (Slot::Init(i), c));
-        init.chain(self.main.iter().enumerate().map(|(i, c)| (Slot::Main(i), c)))
-    }
-}
-
-/// `spec.initContainers`, empty where there are none.
-pub fn init_containers(spec: &PodSpec) -> &[Container] {
-    spec.init_containers.as_deref().unwrap_or_default()
-}
-
-/// The spec of one container.
-pub fn container_spec(spec: &PodSpec, slot: Slot) -> Option<&Container> {
-    match slot {
-        Slot::Init(i) => init_containers(spec).get(i),
-        Slot::Main(i) => spec.containers.get(i),
+        let ephemeral = self.ephemeral.iter().enumerate().map(|(i, c)| (Slot::Ephemeral(i), c));
+        init.chain(self.main.iter().enumerate().map(|(i, c)| (Slot::Main(i), c))).chain(ephemeral)
     }
 }
 
@@ -386,13 +408,9 @@ pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-fn bare_id(id: &str) -> String {
-    id.split_once("://").map_or(id, |(_, id)| id).to_owned()
-}
-
 fn ended(terminated: &k8s_openapi::api::core::v1::ContainerStateTerminated) -> Ended {
     Ended {
-        id: terminated.container_id.as_deref().map(bare_id).unwrap_or_default(),
+        id: terminated.container_id.clone().unwrap_or_default(),
         code: terminated.exit_code,
         reason: terminated.reason.clone().unwrap_or_default(),
         message: terminated.message.clone().unwrap_or_default(),

@@ -2,12 +2,13 @@
 //!
 //! Pure. What others keep in the status (gates, scheduling, claims) is carried over by [`merge`], never invented.
 
+use super::blueprint::Blueprint;
 use super::plan::{Wanted, restarts};
-use super::state::{ContainerState, Current, Ended, Ground, PodState, Slot, Waiting, init_containers, is_sidecar};
+use super::state::{ContainerState, Current, Ended, Ground, PodState, Settled, Slot, Waiting, is_sidecar};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as StateView, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
@@ -16,9 +17,10 @@ use serde_json::Value;
 const OWN_CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 /// The fields of `status` that the node's body owns; all others are left as they are.
-const OWN_FIELDS: [&str; 12] = [
+const OWN_FIELDS: [&str; 14] = [
     "conditions",
     "containerStatuses",
+    "ephemeralContainerStatuses",
     "hostIP",
     "hostIPs",
     "initContainerStatuses",
@@ -27,6 +29,7 @@ const OWN_FIELDS: [&str; 12] = [
     "phase",
     "podIP",
     "podIPs",
+    "qosClass",
     "reason",
     "startTime",
 ];
@@ -35,6 +38,8 @@ const OWN_FIELDS: [&str; 12] = [
 pub struct Facts<'a> {
     /// The pod as last known; its status is the previous one.
     pub pod: &'a Pod,
+    /// Its spec.
+    pub spec: &'a Blueprint,
     /// Its name, for messages: `name_namespace(uid)`.
     pub full_name: &'a str,
     /// What is observed.
@@ -49,15 +54,25 @@ pub struct Facts<'a> {
 
 /// The status of a pod now.
 pub fn status(facts: &Facts<'_>) -> PodStatus {
-    let empty = PodSpec::default();
-    let spec = facts.pod.spec.as_ref().unwrap_or(&empty);
+    let spec = facts.spec;
     let phase = phase(spec, facts);
     let verdict = facts.state.verdict.as_ref();
-    let (init, main) = (container_statuses(spec, facts, true), container_statuses(spec, facts, false));
+    let statuses = |wanted: fn(&Slot) -> bool| -> Vec<ContainerStatus> {
+        let slots = spec.slots().filter(|(slot, _)| wanted(slot));
+        slots
+            .filter_map(|(slot, container)| {
+                Some(container_status(facts, slot, container, facts.state.container(slot)?))
+            })
+            .collect()
+    };
+    let init = statuses(|slot| matches!(slot, Slot::Init(_)));
+    let main = statuses(|slot| matches!(slot, Slot::Main(_)));
+    let ephemeral = statuses(|slot| matches!(slot, Slot::Ephemeral(_)));
     let ip = facts.state.address.map(|address| address.to_string());
     PodStatus {
         conditions: Some(conditions(spec, facts, phase)),
         container_statuses: Some(main),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: Some(facts.host_ip.into()),
         host_ips: Some(vec![HostIP { ip: facts.host_ip.into() }]),
         init_container_statuses: (!init.is_empty()).then_some(init),
@@ -66,6 +81,7 @@ pub fn status(facts: &Facts<'_>) -> PodStatus {
         phase: Some(phase.into()),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
+        qos_class: Some(manifests::pods::qos(spec).into()),
         reason: verdict.map(|verdict| verdict.reason.clone()),
         start_time: Some(Time(facts.state.since)),
         ..PodStatus::default()
@@ -106,7 +122,7 @@ struct Tally {
     succeeded: usize,
 }
 
-fn phase(spec: &PodSpec, facts: &Facts<'_>) -> &'static str {
+fn phase(spec: &Blueprint, facts: &Facts<'_>) -> &'static str {
     let state = facts.state;
     let live = state.slots().any(|(_, c)| c.is_live());
     if state.verdict.is_some() {
@@ -114,7 +130,7 @@ fn phase(spec: &PodSpec, facts: &Facts<'_>) -> &'static str {
     }
     let mut tally = Tally::default();
     let (mut init_pending, mut init_failed) = (false, false);
-    for (i, container) in init_containers(spec).iter().enumerate() {
+    for (i, container) in spec.init().iter().enumerate() {
         let Some(observed) = state.container(Slot::Init(i)) else { continue };
         if is_sidecar(container) {
             init_pending |= !state.initialized && !observed.running().is_some_and(|running| running.started);
@@ -172,23 +188,13 @@ impl Tally {
     }
 }
 
-fn container_statuses(spec: &PodSpec, facts: &Facts<'_>, init: bool) -> Vec<ContainerStatus> {
-    let containers = if init { init_containers(spec) } else { &spec.containers };
-    let slot = |i| if init { Slot::Init(i) } else { Slot::Main(i) };
-    let statuses = containers.iter().enumerate().filter_map(|(i, container)| {
-        let observed = facts.state.container(slot(i))?;
-        Some(container_status(spec, facts, slot(i), container, observed))
-    });
-    statuses.collect()
-}
-
 fn container_status(
-    spec: &PodSpec,
     facts: &Facts<'_>,
     slot: Slot,
     container: &Container,
     observed: &ContainerState,
 ) -> ContainerStatus {
+    let spec = facts.spec;
     let shown = match &observed.current {
         Current::Starting { before } => before,
         current => current,
@@ -222,7 +228,7 @@ fn container_status(
         Current::Starting { .. } => {}
     }
     ContainerStatus {
-        container_id: (!id.is_empty()).then(|| container_id(id)),
+        container_id: (!id.is_empty()).then(|| id.to_owned()),
         image: container.image.clone().unwrap_or_default(),
         image_id: observed.image_id.clone(),
         last_state: Some(StateView { terminated: last.map(terminated_view), ..StateView::default() }),
@@ -239,12 +245,9 @@ fn is_ready(observed: &ContainerState) -> bool {
     observed.running().is_some_and(|running| running.started && running.ready && running.stopping.is_none())
 }
 
-fn waiting_view(spec: &PodSpec, waiting: &Waiting, observed: &ContainerState) -> ContainerStateWaiting {
-    let default = if init_containers(spec).is_empty() || observed.last.is_some() {
-        "ContainerCreating"
-    } else {
-        "PodInitializing"
-    };
+fn waiting_view(spec: &Blueprint, waiting: &Waiting, observed: &ContainerState) -> ContainerStateWaiting {
+    let default =
+        if spec.init().is_empty() || observed.last.is_some() { "ContainerCreating" } else { "PodInitializing" };
     let reason = if waiting.reason.is_empty() { default } else { waiting.reason };
     let message = (!waiting.message.is_empty()).then(|| waiting.message.clone());
     ContainerStateWaiting { message, reason: Some(reason.into()) }
@@ -264,7 +267,7 @@ fn crash_loop(facts: &Facts<'_>, container: &Container, observed: &ContainerStat
 
 fn terminated_view(ended: &Ended) -> ContainerStateTerminated {
     ContainerStateTerminated {
-        container_id: (!ended.id.is_empty()).then(|| container_id(&ended.id)),
+        container_id: (!ended.id.is_empty()).then(|| ended.id.clone()),
         exit_code: ended.code,
         finished_at: ended.finished_at.map(Time),
         message: (!ended.message.is_empty()).then(|| ended.message.clone()),
@@ -272,10 +275,6 @@ fn terminated_view(ended: &Ended) -> ContainerStateTerminated {
         signal: None,
         started_at: ended.started_at.map(Time),
     }
-}
-
-fn container_id(id: &str) -> String {
-    format!("wasmtime://{id}")
 }
 
 /// A condition before its times are known: type, status, reason, message.
@@ -296,8 +295,8 @@ impl Draft {
     }
 }
 
-fn conditions(spec: &PodSpec, facts: &Facts<'_>, phase: &str) -> Vec<PodCondition> {
-    let grounded = facts.state.ground == Ground::Ready && !facts.state.settled;
+fn conditions(spec: &Blueprint, facts: &Facts<'_>, phase: &str) -> Vec<PodCondition> {
+    let grounded = facts.state.ground == Ground::Ready && facts.state.settled == Settled::No;
     let standing = if grounded {
         Draft::holds("PodReadyToStartContainers")
     } else {
@@ -326,12 +325,13 @@ fn date(draft: Draft, facts: &Facts<'_>) -> PodCondition {
     }
 }
 
-fn initialized(spec: &PodSpec, facts: &Facts<'_>, phase: &str) -> Draft {
+fn initialized(spec: &Blueprint, facts: &Facts<'_>, phase: &str) -> Draft {
     const TYPE: &str = "Initialized";
     if phase == "Succeeded" {
         return Draft { reason: "PodCompleted", ..Draft::holds(TYPE) };
     }
-    let waiting: Vec<&str> = init_containers(spec)
+    let waiting: Vec<&str> = spec
+        .init()
         .iter()
         .enumerate()
         .filter(|(i, container)| {
@@ -352,14 +352,14 @@ fn initialized(spec: &PodSpec, facts: &Facts<'_>, phase: &str) -> Draft {
     Draft::fails(TYPE, "ContainersNotInitialized", message)
 }
 
-fn containers_ready(spec: &PodSpec, facts: &Facts<'_>, phase: &str) -> Draft {
+fn containers_ready(spec: &Blueprint, facts: &Facts<'_>, phase: &str) -> Draft {
     const TYPE: &str = "ContainersReady";
     match phase {
         "Succeeded" => return Draft::fails(TYPE, "PodCompleted", String::new()),
         "Failed" => return Draft::fails(TYPE, "PodFailed", String::new()),
         _ => {}
     }
-    let sidecars = init_containers(spec).iter().enumerate().filter(|(_, container)| is_sidecar(container));
+    let sidecars = spec.init().iter().enumerate().filter(|(_, container)| is_sidecar(container));
     let sidecars = sidecars.map(|(i, container)| (Slot::Init(i), container));
     let mains = spec.containers.iter().enumerate().map(|(i, container)| (Slot::Main(i), container));
     let unready: Vec<&str> = sidecars
@@ -375,7 +375,7 @@ fn containers_ready(spec: &PodSpec, facts: &Facts<'_>, phase: &str) -> Draft {
 }
 
 /// Ready is ContainersReady and every gate of `spec.readinessGates`.
-fn ready(spec: &PodSpec, facts: &Facts<'_>, containers: &Draft) -> Draft {
+fn ready(spec: &Blueprint, facts: &Facts<'_>, containers: &Draft) -> Draft {
     const TYPE: &str = "Ready";
     if !containers.holds {
         return Draft { type_: TYPE, holds: false, reason: containers.reason, message: containers.message.clone() };

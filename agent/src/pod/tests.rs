@@ -1,7 +1,10 @@
 //! Tables: a pod and what was observed of it in, steps and status out.
 
+use super::blueprint::Blueprint;
 use super::plan::{Desired, Wanted, plan};
-use super::state::{Current, Drain, Ended, Ground, PodState, Retry, Running, Slot, Unhealthy, Waiting};
+use super::state::{
+    Adoption, Current, Drain, Ended, Ground, PodState, Retry, Running, Settled, Slot, Unhealthy, Waiting,
+};
 use super::status::{Facts, merge, status};
 use expect_test::{Expect, expect};
 use jiff::Timestamp;
@@ -19,6 +22,10 @@ fn pod(spec: &str) -> Pod {
         "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}, "spec": spec,
     });
     serde_json::from_value(pod).unwrap()
+}
+
+fn blueprint(pod: &Pod) -> Blueprint {
+    Blueprint::new(pod.spec.clone().unwrap())
 }
 
 fn running(second: i64) -> Current {
@@ -48,16 +55,25 @@ fn ended(code: i32, second: i64) -> Current {
 /// A pod's state with volumes and address, changed by `change`; then what the plan and the status say of it at second 100.
 fn check(spec: &str, wanted: Wanted, change: impl FnOnce(&mut PodState), expected: &Expect) {
     let pod = pod(spec);
-    let mut state = PodState::recover(&pod, at(0));
+    let mut state = PodState::recover(&pod, &blueprint(&pod), at(0));
     state.ground = Ground::Ready;
     state.address = Some("10.42.0.2".parse().unwrap());
     change(&mut state);
-    let desired = Desired { spec: pod.spec.as_ref().unwrap(), wanted };
+    let spec = blueprint(&pod);
+    let desired = Desired { spec: &spec, wanted };
     let mut out = String::new();
     for step in plan(&desired, &state, at(100)) {
         writeln!(out, "{step:?}").unwrap();
     }
-    let facts = Facts { pod: &pod, full_name: "p_ns(u)", state: &state, wanted, host_ip: "10.0.0.1", now: at(100) };
+    let facts = Facts {
+        pod: &pod,
+        spec: &spec,
+        full_name: "p_ns(u)",
+        state: &state,
+        wanted,
+        host_ip: "10.0.0.1",
+        now: at(100),
+    };
     let status = status(&facts);
     let phase = status.phase.unwrap();
     let conditions: Vec<String> = status
@@ -294,7 +310,7 @@ fn a_deletion_drains_then_stops_then_removes() {
         gone,
         |state| {
             state.main[0].current = ended(0, 99);
-            state.settled = true;
+            state.settled = Settled::Yes;
         },
         &expect![[r#"
         Remove
@@ -361,11 +377,91 @@ fn what_waits_for_a_change_is_left_alone() {
     );
 }
 
+#[test]
+fn nothing_is_done_before_an_earlier_agents_containers_are_known() {
+    let waits = &expect![[r#"
+        Adopt
+        Pending not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
+        web waiting ContainerCreating, restarts 0
+    "#]];
+    check(ONE, Wanted::Run, |state| state.adoption = Adoption::Needed, waits);
+    check(
+        ONE,
+        Wanted::Gone { by: at(130) },
+        |state| state.adoption = Adoption::UnderWay,
+        &expect![[r#"
+        Failed not: Ready:PodFailed ContainersReady:PodFailed
+        web waiting ContainerCreating, restarts 0
+    "#]],
+    );
+}
+
+#[test]
+fn a_lost_sandbox_ends_what_stood_on_it() {
+    let ended_first = |state: &mut PodState| {
+        state.ground = Ground::Lost;
+        state.main[0].current = running(90);
+    };
+    check(
+        ONE,
+        Wanted::Run,
+        ended_first,
+        &expect![[r#"
+        Kill(Main(0))
+        Running not: PodReadyToStartContainers:
+        web running ready=true started=true, restarts 0
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Run,
+        |state| {
+            state.ground = Ground::Lost;
+            state.main[0].current = ended(137, 99);
+        },
+        &expect![[r#"
+        LayGround
+        Running not: PodReadyToStartContainers: Ready:ContainersNotReady ContainersReady:ContainersNotReady
+        web terminated Error 137, restarts 0
+    "#]],
+    );
+}
+
+const DEBUGGED: &str = "
+containers: [{name: web, image: a}]
+ephemeralContainers: [{name: debugger, image: b, targetContainerName: web}]";
+
+#[test]
+fn an_ephemeral_container_runs_once_and_decides_nothing() {
+    check(
+        DEBUGGED,
+        Wanted::Run,
+        |state| state.main[0].current = running(90),
+        &expect![[r#"
+        Start(Ephemeral(0))
+        Running not: 
+        web running ready=true started=true, restarts 0
+    "#]],
+    );
+    check(
+        DEBUGGED,
+        Wanted::Run,
+        |state| {
+            state.main[0].current = running(90);
+            state.ephemeral[0].current = ended(1, 99);
+        },
+        &expect![[r#"
+        Running not: 
+        web running ready=true started=true, restarts 0
+    "#]],
+    );
+}
+
 /// A status round trip: what this agent wrote is what the next one starts from.
 #[test]
 fn the_next_agent_takes_up_what_the_status_tells() {
     let mut pod = pod(STEPS);
-    let mut state = PodState::recover(&pod, at(0));
+    let mut state = PodState::recover(&pod, &blueprint(&pod), at(0));
     state.ground = Ground::Ready;
     state.initialized = true;
     state.init[0].current = ended(0, 10);
@@ -373,10 +469,18 @@ fn the_next_agent_takes_up_what_the_status_tells() {
     state.init[2].current = ended(0, 12);
     state.main[0].current = running(13);
     state.main[0].restarts = 4;
-    let facts =
-        Facts { pod: &pod, full_name: "p", state: &state, wanted: Wanted::Run, host_ip: "10.0.0.1", now: at(20) };
+    let spec = blueprint(&pod);
+    let facts = Facts {
+        pod: &pod,
+        spec: &spec,
+        full_name: "p",
+        state: &state,
+        wanted: Wanted::Run,
+        host_ip: "10.0.0.1",
+        now: at(20),
+    };
     pod.status = Some(status(&facts));
-    let after = PodState::recover(&pod, at(50));
+    let after = PodState::recover(&pod, &blueprint(&pod), at(50));
     assert!(after.initialized);
     assert_eq!(after.init[0].ended().unwrap().code, 0);
     let lost = after.main[0].ended().unwrap();
@@ -384,7 +488,8 @@ fn the_next_agent_takes_up_what_the_status_tells() {
     assert_eq!((after.main[0].restarts, after.main[0].next_instance()), (4, 5));
     let mut ready = after;
     ready.ground = Ground::Ready;
-    let desired = Desired { spec: pod.spec.as_ref().unwrap(), wanted: Wanted::Run };
+    let spec = blueprint(&pod);
+    let desired = Desired { spec: &spec, wanted: Wanted::Run };
     let steps = format!("{:?}", plan(&desired, &ready, at(50)));
     assert_eq!(steps, format!("{:?}", [Slot::Init(1), Slot::Main(0)].map(super::plan::Step::Start)));
 }
@@ -393,17 +498,26 @@ fn the_next_agent_takes_up_what_the_status_tells() {
 #[test]
 fn a_merge_keeps_what_is_not_ours() {
     let pod = pod(ONE);
-    let state = PodState::recover(&pod, at(0));
-    let facts =
-        Facts { pod: &pod, full_name: "p", state: &state, wanted: Wanted::Run, host_ip: "10.0.0.1", now: at(20) };
+    let state = PodState::recover(&pod, &blueprint(&pod), at(0));
+    let spec = blueprint(&pod);
+    let facts = Facts {
+        pod: &pod,
+        spec: &spec,
+        full_name: "p",
+        state: &state,
+        wanted: Wanted::Run,
+        host_ip: "10.0.0.1",
+        now: at(20),
+    };
     let computed = status(&facts);
     let mut current = serde_json::to_value(&pod).unwrap();
     current["status"] = serde_json::json!({
-        "qosClass": "Burstable", "reason": "Old", "nominatedNodeName": "n",
+        "qosClass": "BestEffort", "resize": "x", "reason": "Old", "nominatedNodeName": "n",
         "conditions": [{"type": "example.com/gate", "status": "True"}, {"type": "Ready", "status": "True"}],
     });
     let merged = merge(&current, &computed).unwrap();
-    assert_eq!(merged["status"]["qosClass"], "Burstable");
+    assert_eq!(merged["status"]["qosClass"], "BestEffort");
+    assert_eq!(merged["status"]["resize"], "x");
     assert_eq!(merged["status"]["nominatedNodeName"], "n");
     assert!(merged["status"].get("reason").is_none());
     let types: Vec<&str> =

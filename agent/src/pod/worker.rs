@@ -3,17 +3,21 @@
 //! Starts, exits, drains and writes are jobs beside the loop, so a pod answers its deletion while it still starts.
 
 use super::Mail;
+use super::blueprint::Blueprint;
 use super::jobs::{Done, Live};
 use super::plan::{Desired, Step, Wanted, grace_seconds, is_finished, plan};
 use super::publish::Publisher;
-use super::state::{Current, Drain, Ground, PodState, Retry, Slot, after, container_spec};
+use super::state::{Adoption, ContainerState, Current, Drain, Ground, PodState, Retry, Settled, Slot, after};
 use crate::body::Body;
+use crate::container::guest::Guest;
 use crate::container::log_dir;
+use crate::container::sandbox::Footing;
 use crate::probes::{Doors, Finding, Kind, Report};
 use crate::volumes::Volumes;
 use ::state::Object;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
+use runtime::logs::LogFile;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -32,7 +36,7 @@ const FORCED_GRACE_SECONDS: i64 = 2;
 pub struct Worker {
     pub(super) body: Arc<Body>,
     pub(super) object: Arc<Object>,
-    pub(super) spec: Arc<PodSpec>,
+    pub(super) spec: Arc<Blueprint>,
     pub(super) uid: String,
     pub(super) full_name: String,
     pub(super) pod_dir: PathBuf,
@@ -40,6 +44,10 @@ pub struct Worker {
     pub(super) state: PodState,
     /// The address that this worker must give back.
     pub(super) owned: Option<IpAddr>,
+    /// Address and sandbox, once there.
+    pub(super) footing: Option<Footing>,
+    /// Docker has or had containers of this pod.
+    pub(super) uses_docker: bool,
     pub(super) volumes: Arc<Volumes>,
     pub(super) live: HashMap<Slot, Live>,
     /// Starts under way: the number of the attempt, and the way to give it up.
@@ -70,19 +78,22 @@ enum Event {
 
 impl Worker {
     /// A worker that takes the pod up where its status says an earlier agent left it. Reserves the pod's address, so make
-    /// the workers of all known pods before running any.
-    pub fn new(body: Arc<Body>, object: Arc<Object>, now: Timestamp) -> Self {
+    /// the workers of all known pods before running any. `is_in_docker`: an earlier agent may have left containers of it.
+    pub fn new(body: Arc<Body>, object: Arc<Object>, is_in_docker: bool, now: Timestamp) -> Self {
         let meta = object.meta();
         let namespace = meta.namespace.clone().unwrap_or_default();
         let empty = Pod::default();
         let pod = object.view::<Pod>().unwrap_or(&empty);
-        let spec = Arc::new(pod.spec.clone().unwrap_or_default());
-        let mut state = PodState::recover(pod, now);
+        let spec = Arc::new(Blueprint::new(pod.spec.clone().unwrap_or_default()));
+        let mut state = PodState::recover(pod, &spec, now);
+        if is_in_docker {
+            state.adoption = Adoption::Needed;
+        }
         let mut owned = None;
         if let Some(address) = state.address
             && !is_finished(&spec, &state)
         {
-            let kept = spec.host_network != Some(true) && body.pool.lock().reserve(address);
+            let kept = spec.host_network != Some(true) && body.pools.lock().reserve(address);
             owned = kept.then_some(address);
             state.address = owned;
         }
@@ -97,6 +108,8 @@ impl Worker {
             spec,
             state,
             owned,
+            footing: None,
+            uses_docker: is_in_docker,
             volumes: Arc::default(),
             live: HashMap::new(),
             starts: HashMap::new(),
@@ -199,8 +212,9 @@ impl Worker {
             self.going_since = Some(Timestamp::now());
         }
         let Some(spec) = object.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return };
-        if *spec != *self.spec {
-            self.spec = Arc::new(spec.clone());
+        if *spec != **self.spec {
+            self.spec = Arc::new(Blueprint::new(spec.clone()));
+            self.state.ephemeral.resize_with(self.spec.ephemeral().len(), ContainerState::fresh);
             self.restart_changed();
         }
         let (old, new) = (old.meta(), self.object.meta());
@@ -229,7 +243,8 @@ impl Worker {
         if let Ground::Failed { retry, .. } = &mut self.state.ground {
             *retry = Retry::Now;
         }
-        for container in self.state.init.iter_mut().chain(&mut self.state.main) {
+        let PodState { init, main, ephemeral, .. } = &mut self.state;
+        for container in init.iter_mut().chain(main).chain(ephemeral) {
             if let Current::Waiting(waiting) = &mut container.current
                 && waiting.retry == Retry::OnChange
             {
@@ -242,7 +257,7 @@ impl Worker {
     fn restart_changed(&mut self) {
         let spec = self.spec.clone();
         for (slot, live) in &self.live {
-            let Some(container) = container_spec(&spec, *slot) else { continue };
+            let Some(container) = spec.container(*slot) else { continue };
             if container.image.as_deref().unwrap_or_default() != live.image
                 && let Some(running) = self.state.container_mut(*slot).and_then(|c| c.running_mut())
             {
@@ -256,7 +271,7 @@ impl Worker {
     fn take_report(&mut self, report: Report) {
         let Report { slot, id, kind, finding } = report;
         let spec = self.spec.clone();
-        let Some(container) = container_spec(&spec, slot) else { return };
+        let Some(container) = spec.container(slot) else { return };
         let Some(running) = self.state.container_mut(slot).and_then(|c| c.running_mut()) else { return };
         if running.id != id || running.stopping.is_some() {
             return;
@@ -289,7 +304,12 @@ impl Worker {
         match done {
             Done::Ground(result) => self.take_ground(result),
             Done::Refreshed(Ok(())) | Done::Stopping | Done::Cleaned => {}
+            Done::Settled => self.state.settled = Settled::Yes,
             Done::Refreshed(Err((volume, error))) => self.tell_mount_failure(&volume, &error),
+            Done::Exceeded(message) => self.evict(message),
+            Done::Adopted(found) => self.take_adopted(*found),
+            Done::Footing(result) => self.take_footing(result),
+            Done::SandboxLost(id) => self.take_sandbox_loss(&id),
             Done::Started(slot, attempt, result) => self.take_start(slot, attempt, *result),
             Done::Exited(slot, id, exit) => self.take_exit(slot, &id, exit),
             Done::HookFailed(slot, message) => self.take_hook_failure(slot, &message),
@@ -305,22 +325,32 @@ impl Worker {
         for (_, (_, start)) in self.starts.drain() {
             start.abort();
         }
+        // Docker's containers outlive the agent: the next one takes them over
+        self.live.retain(|_, live| matches!(live.guest, Guest::Wasm(_)));
         for live in self.live.values_mut() {
             live.stop_gently();
         }
         let guests: Vec<_> = self.live.values().map(|live| live.guest.clone()).collect();
-        let ended = futures::future::join_all(guests.iter().map(runtime::Container::exited));
+        let ended = futures::future::join_all(guests.iter().map(Guest::exited));
         if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
-            guests.iter().for_each(runtime::Container::kill);
+            guests.iter().for_each(Guest::kill);
         }
-        self.live.values().for_each(|live| live.log.close());
+        self.live.values().filter_map(|live| live.log.as_ref()).for_each(LogFile::close);
     }
 
     /// The last thing a worker does.
     async fn leave(mut self) {
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
+        self.body.guests.lock().retain(|(uid, _), _| *uid != self.uid);
+        if self.uses_docker
+            && let Some(docker) = &self.body.docker
+            && let Err(error) = docker.remove_pod(&self.uid).await
+        {
+            // found again and removed when the node next looks for what nobody knows
+            tracing::warn!(pod = %self.object.key(), %error, "containers not removed");
+        }
         if let Some(address) = self.owned.take() {
-            self.body.pool.lock().release(address);
+            self.body.pools.lock().release(address);
         }
         let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());
         // what stays behind is found and removed by the next agent

@@ -119,7 +119,7 @@ pub async fn run_hook(hook: &LifecycleHandler, target: &Target) -> Result<(), St
 }
 
 /// Runs a command in the container; what it printed is the error when it fails.
-pub async fn run_exec(guest: &Guest, action: &ExecAction) -> Result<(), String> {
+async fn run_exec(guest: &Guest, action: &ExecAction) -> Result<(), String> {
     let options = ExecOptions { argv: command(action).to_vec(), stdin: false, tty: false };
     let session = guest.exec(options).await.map_err(|error| crate::container::chain(&error))?;
     // held to the end: without it the command would be ended

@@ -3,8 +3,13 @@
 //! One task per probe, gone with its container. Deliberately absent: what follows from an answer (`pod::plan`).
 
 mod ask;
+mod grpc;
+mod http;
+#[cfg(test)]
+mod tests;
 
-pub use ask::{Doors, Target, run_exec, send_http};
+use ask::dial_error;
+pub use ask::{Doors, Target, run_hook};
 
 use crate::pod::state::Slot;
 use k8s_openapi::api::core::v1::Probe;
@@ -118,19 +123,5 @@ impl Tally {
         }
         self.told = Some(good);
         Some(good)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thresholds_count_answers_in_a_row() {
-        let mut tally = Tally::default();
-        let answers = [true, false, false, true, false, false, false, false, true];
-        let told: Vec<Option<bool>> = answers.iter().map(|good| tally.count(*good, 1, 3)).collect();
-        let (good, bad) = (Some(true), Some(false));
-        assert_eq!(told, [good, None, None, None, None, None, bad, None, good]);
     }
 }

@@ -3,6 +3,7 @@
 //! The kubelet's layout: the files live in a directory named after the time, `..data` is a link to it, and every top-level
 //! name is a link into `..data`. An update swaps the one link. All through a directory handle; nothing escapes it.
 
+use super::ownership::Group;
 use super::payload::Payload;
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
 use jiff::Timestamp;
@@ -13,11 +14,13 @@ use std::path::Path;
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
 
-/// Makes `dir` show exactly `payload`; `true` when anything had to change. `now` names the new directory.
-pub fn write(dir: &Dir, payload: &Payload, now: Timestamp) -> io::Result<bool> {
+/// Makes `dir` show exactly `payload`, readable by a group if there is one; `true` when anything had to change. `now` names
+/// the new directory.
+pub fn write(dir: &Dir, payload: &Payload, group: Option<Group>, now: Timestamp) -> io::Result<bool> {
     let old = dir.read_link_contents(DATA).ok();
+    let bits = group.map_or(0, |_| Group::bits(false, true));
     if let Some(old) = &old
-        && is_current(dir, old, payload)
+        && is_current(dir, old, payload, bits)
     {
         return Ok(false);
     }
@@ -32,6 +35,10 @@ pub fn write(dir: &Dir, payload: &Payload, now: Timestamp) -> io::Result<bool> {
         out.write_all(&file.bytes)?;
         // the process's umask must not narrow what the volume promises
         out.set_permissions(Permissions::from_mode(file.mode))?;
+    }
+    if let Some(group) = group {
+        group.own(&fresh, true)?;
+        group.own_one(dir, &".".into(), true)?;
     }
     let _ = dir.remove_file(DATA_NEXT);
     dir.symlink_contents(&name, DATA_NEXT)?;
@@ -62,11 +69,11 @@ fn link_names(dir: &Dir, payload: &Payload) -> io::Result<()> {
     Ok(())
 }
 
-fn is_current(dir: &Dir, data: &Path, payload: &Payload) -> bool {
+fn is_current(dir: &Dir, data: &Path, payload: &Payload, bits: u32) -> bool {
     let Ok(dir) = dir.open_dir(data) else { return false };
     let same = |(path, file): (&String, &super::payload::File)| {
         dir.read(path).is_ok_and(|bytes| bytes == file.bytes)
-            && dir.metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o777 == file.mode)
+            && dir.metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o777 == file.mode | bits)
     };
     payload.iter().all(same) && count_files(&dir) == Some(payload.len())
 }
@@ -95,10 +102,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = Dir::open_ambient_dir(root.path(), cap_std::ambient_authority()).unwrap();
         let at = |second| Timestamp::from_second(second).unwrap();
-        assert!(write(&dir, &payload(&[("a", "1"), ("sub/b", "2")]), at(1)).unwrap());
+        assert!(write(&dir, &payload(&[("a", "1"), ("sub/b", "2")]), None, at(1)).unwrap());
         assert_eq!(std::fs::read_to_string(root.path().join("sub/b")).unwrap(), "2");
-        assert!(!write(&dir, &payload(&[("a", "1"), ("sub/b", "2")]), at(2)).unwrap(), "nothing changed");
-        assert!(write(&dir, &payload(&[("a", "3")]), at(3)).unwrap());
+        assert!(!write(&dir, &payload(&[("a", "1"), ("sub/b", "2")]), None, at(2)).unwrap(), "nothing changed");
+        assert!(write(&dir, &payload(&[("a", "3")]), None, at(3)).unwrap());
         assert_eq!(std::fs::read_to_string(root.path().join("a")).unwrap(), "3");
         assert!(!root.path().join("sub").exists());
         let names: BTreeSet<String> = std::fs::read_dir(root.path())

@@ -2,22 +2,33 @@
 //!
 //! Everything of a pod lies below `pods/UID/` in the kubelet's layout; writes go through directory handles. Wasm guests are
 //! shown directories only, so a single file (`subPath` of a file, a hostPath file) is shown through a directory of its own
-//! that holds a hard link to it. Deliberately absent: claims, CSI, network volumes, which this node refuses by name.
+//! that holds a hard link to it. Deliberately absent: CSI and the in-tree drivers of clouds, which this node refuses by name.
 
 pub mod atomic;
+mod claims;
+pub mod emptydir;
 pub mod hostpath;
 pub mod mountpoints;
 pub mod mounts;
+mod nfs;
+mod ownership;
 pub mod payload;
+pub mod reclaim;
 pub mod remove;
+#[cfg(test)]
+mod tests;
 
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Permissions, PermissionsExt};
+pub use claims::storage_dir;
+
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, PodSpec,
     ProjectedVolumeSource, Volume, VolumeMount, VolumeProjection,
 };
+use ownership::Group;
 use payload::Source;
+use state::storage;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +46,8 @@ pub struct VolumeError {
     pub message: String,
     /// When another try makes sense.
     pub again: Again,
+    /// The message is the event's whole text.
+    is_whole: bool,
 }
 
 /// When another try makes sense.
@@ -48,15 +61,28 @@ pub enum Again {
 
 impl VolumeError {
     fn missing(message: String) -> Self {
-        Self { message, again: Again::OnChange }
+        Self { message, again: Again::OnChange, is_whole: false }
     }
 
     pub(crate) fn later(message: String) -> Self {
-        Self { message, again: Again::Later }
+        Self { message, again: Again::Later, is_whole: false }
     }
 
     fn unsupported(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: Again::OnChange }
+        Self { message: message.into(), again: Again::OnChange, is_whole: false }
+    }
+
+    fn whole(self) -> Self {
+        Self { is_whole: true, ..self }
+    }
+
+    /// The message of the event FailedMount about a volume.
+    pub fn event(&self, volume: &str) -> String {
+        if self.is_whole {
+            self.message.clone()
+        } else {
+            format!("MountVolume.SetUp failed for volume {volume:?} : {self}")
+        }
     }
 }
 
@@ -138,7 +164,7 @@ pub fn lay(
     let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
     let mut volumes = Volumes::new();
     for volume in wanted(spec) {
-        let laid = lay_one(&root, pod_dir, &volume, source, now);
+        let laid = lay_one(&root, pod_dir, &volume, spec, source, now);
         let laid = laid.map_err(|error| (volume.name.clone(), error))?;
         volumes.insert(volume.name, laid);
     }
@@ -154,9 +180,9 @@ pub fn refresh(
 ) -> Result<(), (String, VolumeError)> {
     let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
     for volume in wanted(spec) {
-        let shows_objects = plugin(&volume).is_some_and(|plugin| plugin != "empty-dir" && plugin != "host-path");
-        if shows_objects {
-            lay_one(&root, pod_dir, &volume, source, now).map_err(|error| (volume.name.clone(), error))?;
+        if let Some(plugin) = plugin(&volume) {
+            lay_payload(&root, pod_dir, &volume, plugin, spec, source, now)
+                .map_err(|error| (volume.name.clone(), error))?;
         }
     }
     Ok(())
@@ -166,42 +192,103 @@ fn lay_one(
     root: &Dir,
     pod_dir: &Path,
     volume: &Volume,
+    spec: &PodSpec,
     source: Source<'_>,
     now: Timestamp,
 ) -> Result<Laid, VolumeError> {
+    if let Some(plugin) = plugin(volume) {
+        return lay_payload(root, pod_dir, volume, plugin, spec, source, now);
+    }
     if let Some(host) = &volume.host_path {
         return hostpath::lay(host).map(|path| Laid { path, read_only: false });
     }
-    let Some(plugin) = plugin(volume) else {
-        return Err(VolumeError::unsupported(
-            "no volume plugin matched: this node has emptyDir, hostPath, configMap, secret, downwardAPI and projected volumes",
-        ));
+    if let Some(share) = &volume.nfs {
+        return nfs::lay(root, pod_dir, &volume.name, share, &[], false);
+    }
+    let laid = if let Some(empty) = &volume.empty_dir {
+        emptydir::lay(root, pod_dir, &volume.name, empty, spec)?
+    } else {
+        let name = source.pod.metadata.name.as_deref().unwrap_or_default();
+        let used = storage::claims(name, spec).into_iter().find(|used| used.volume == volume.name);
+        let Some(used) = used else { return Err(unsupported(volume)) };
+        let laid = claims::lay(root, pod_dir, &used, source)?;
+        if !claims::is_owned_by_group(&used, source) {
+            return Ok(laid);
+        }
+        laid
     };
+    if let Some(group) = Group::of(spec).filter(|_| !laid.read_only) {
+        let dir = Dir::open_ambient_dir(&laid.path, cap_std::ambient_authority()).map_err(|error| disk(&error))?;
+        group.own(&dir, false).map_err(|error| disk(&error))?;
+    }
+    Ok(laid)
+}
+
+/// Writes the files that show objects.
+fn lay_payload(
+    root: &Dir,
+    pod_dir: &Path,
+    volume: &Volume,
+    plugin: &str,
+    spec: &PodSpec,
+    source: Source<'_>,
+    now: Timestamp,
+) -> Result<Laid, VolumeError> {
     let payload = payload::payload(volume, source)?;
     let path = format!("volumes/kubernetes.io~{plugin}/{}", volume.name);
     root.create_dir_all(&path).map_err(|error| disk(&error))?;
     let dir = root.open_dir(&path).map_err(|error| disk(&error))?;
-    let read_only = payload.is_some();
-    match payload {
-        Some(payload) => {
-            atomic::write(&dir, &payload, now).map_err(|error| disk(&error))?;
-        }
-        // as the kubelet: whoever the container runs as may write
-        None => dir.set_permissions(".", Permissions::from_mode(0o777)).map_err(|error| disk(&error))?,
-    }
-    Ok(Laid { path: pod_dir.join(path), read_only })
+    atomic::write(&dir, &payload, Group::of(spec), now).map_err(|error| disk(&error))?;
+    Ok(Laid { path: pod_dir.join(path), read_only: true })
 }
 
-/// The kubelet's directory name for the volume's plugin; `None` for what this node does not have.
+/// The kubelet's directory name for a volume whose files are objects' data; `None` for all others.
 fn plugin(volume: &Volume) -> Option<&'static str> {
     match volume {
-        Volume { empty_dir: Some(_), .. } => Some("empty-dir"),
         Volume { config_map: Some(_), .. } => Some("configmap"),
         Volume { secret: Some(_), .. } => Some("secret"),
         Volume { downward_api: Some(_), .. } => Some("downward-api"),
         Volume { projected: Some(_), .. } => Some("projected"),
-        Volume { host_path: Some(_), .. } => Some("host-path"),
         _ => None,
+    }
+}
+
+fn unsupported(volume: &Volume) -> VolumeError {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let kinds = value.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+    let kind = kinds.into_iter().find(|name| *name != "name").unwrap_or("none");
+    VolumeError::unsupported(format!("no volume plugin matched: volumes of type {kind} are not supported by this node"))
+}
+
+/// The node's data directory, of which a pod's directory is part.
+fn data_dir(pod_dir: &Path) -> Option<&Path> {
+    pod_dir.parent()?.parent()
+}
+
+/// Gives back all that a pod has on the node: what was mounted for it, its memory, its directory. Blocking.
+///
+/// # Errors
+/// What stopped it; the rest stays for another try.
+pub fn teardown(pod_dir: &Path) -> io::Result<()> {
+    emptydir::forget(pod_dir)?;
+    remove::tree(pod_dir)
+}
+
+/// Gives back what pods that nobody knows have on the node: those that vanished while no agent ran. Blocking.
+pub fn sweep(data_dir: &Path, is_known: impl Fn(&str) -> bool) {
+    emptydir::sweep(data_dir, &is_known);
+    remove_strangers(&data_dir.join("pods"), &is_known);
+}
+
+/// Removes the entries of a directory of the node's own that nobody knows. Blocking.
+pub fn remove_strangers(dir: &Path, is_known: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if !is_known(&entry.file_name().to_string_lossy())
+            && let Err(error) = remove::tree(&entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "orphaned directory not removed");
+        }
     }
 }
 

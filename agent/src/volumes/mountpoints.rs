@@ -40,10 +40,11 @@ pub fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether something is mounted exactly there.
+/// Whether something is mounted exactly there. What is mounted is not touched: its server may be gone.
 pub fn is_mounted(path: &Path) -> io::Result<bool> {
-    let path = path.canonicalize()?;
-    Ok(below(&path)?.contains(&path))
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
+    let parent = parent.canonicalize()?;
+    Ok(below(&parent)?.contains(&parent.join(name)))
 }
 
 /// mountinfo writes blanks and backslashes as three octal digits.

@@ -40,8 +40,8 @@ pub struct Source<'a> {
     pub facts: &'a PodFacts,
 }
 
-/// The files of a volume; `None` when it is not one of those whose files are objects' data.
-pub fn payload(volume: &Volume, source: Source<'_>) -> Result<Option<Payload>, VolumeError> {
+/// The files of a volume; none when it is not one of those whose files are objects' data.
+pub fn payload(volume: &Volume, source: Source<'_>) -> Result<Payload, VolumeError> {
     let mut payload = Payload::new();
     if let Some(map) = &volume.config_map {
         let mode = mode(map.default_mode, MODE);
@@ -54,10 +54,8 @@ pub fn payload(volume: &Volume, source: Source<'_>) -> Result<Option<Payload>, V
         downward_api(&mut payload, source, downward.items.as_deref(), mode(downward.default_mode, MODE))?;
     } else if let Some(projected) = &volume.projected {
         self::projected(&mut payload, source, projected)?;
-    } else {
-        return Ok(None);
     }
-    Ok(Some(payload))
+    Ok(payload)
 }
 
 fn projected(payload: &mut Payload, source: Source<'_>, projected: &ProjectedVolumeSource) -> Result<(), VolumeError> {
@@ -78,11 +76,18 @@ fn project(payload: &mut Payload, source: Source<'_>, part: &VolumeProjection, m
     if let Some(downward) = &part.downward_api {
         downward_api(payload, source, downward.items.as_deref(), mode)?;
     }
-    // No token is issued to pods yet: the file is absent rather than false, so client libraries fall back or fail clearly.
-    if part.cluster_trust_bundle.is_some() || part.pod_certificate.is_some() {
-        return Err(VolumeError::unsupported("projected source is not supported by this node"));
+    let unsupported = [
+        ("serviceAccountToken", part.service_account_token.is_some()),
+        ("clusterTrustBundle", part.cluster_trust_bundle.is_some()),
+        ("podCertificate", part.pod_certificate.is_some()),
+    ];
+    match unsupported.iter().find(|(_, is_wanted)| *is_wanted) {
+        // no token is issued to pods yet, and a false one would mislead
+        Some((name, _)) => {
+            Err(VolumeError::unsupported(format!("projected source {name} is not supported by this node")))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn config_map(
@@ -103,7 +108,7 @@ fn config_map(
     let mut data: BTreeMap<&str, &[u8]> =
         map.data.iter().flatten().map(|(key, value)| (key.as_str(), value.as_bytes())).collect();
     data.extend(map.binary_data.iter().flatten().map(|(key, value)| (key.as_str(), value.0.as_slice())));
-    pick(payload, &data, items, optional, mode)
+    pick(payload, "config", &data, items, optional, mode)
 }
 
 fn secret(
@@ -124,12 +129,13 @@ fn secret(
     let value = |(key, ByteString(value)): (&'_ String, &'_ ByteString)| (key.clone(), value.clone());
     let data: BTreeMap<String, Vec<u8>> = secret.data.iter().flatten().map(value).collect();
     let data = data.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
-    pick(payload, &data, items, optional, mode)
+    pick(payload, "secret", &data, items, optional, mode)
 }
 
 /// All keys, or those that `items` name under the paths they give.
 fn pick(
     payload: &mut Payload,
+    word: &str,
     data: &BTreeMap<&str, &[u8]>,
     items: Option<&[KeyToPath]>,
     optional: Option<bool>,
@@ -145,7 +151,7 @@ fn pick(
         match data.get(item.key.as_str()) {
             Some(value) => insert(payload, &item.path, value.to_vec(), mode(item.mode, default))?,
             None if optional == Some(true) => {}
-            None => return Err(VolumeError::missing(format!("references non-existent config key: {}", item.key))),
+            None => return Err(VolumeError::missing(format!("references non-existent {word} key: {}", item.key))),
         }
     }
     Ok(())

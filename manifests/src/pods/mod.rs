@@ -4,11 +4,13 @@ pub(crate) mod containers;
 pub(crate) mod defaults;
 pub(crate) mod ephemeral;
 pub(crate) mod probes;
+mod qos;
 pub(crate) mod spec;
 pub(crate) mod update;
 pub(crate) mod volumes;
 
 pub use defaults::pod as default;
+pub use qos::qos;
 
 use k8s_openapi::api::core::v1::Pod;
 

@@ -60,7 +60,8 @@ impl Docker {
         telling.await.unwrap_or_else(lost)
     }
 
-    async fn make(&self, spec: DockerContainerSpec) -> Result<DockerContainer, DockerError> {
+    async fn make(&self, mut spec: DockerContainerSpec) -> Result<DockerContainer, DockerError> {
+        spec.resources.oom_score_adj = spec.resources.oom_score_adj.max(self.0.oom_score_adj_min);
         let image_user = match create::needs_image_user(&spec) {
             true => self.has_image(&spec.image).await?.map(|image| image.user).unwrap_or_default(),
             false => String::new(),
@@ -90,7 +91,9 @@ impl Docker {
         };
         if let Err(error) = &adopted {
             tracing::debug!(%error, name, "not started");
-            self.remove(&id).await?;
+            if let Err(error) = self.remove(&id).await {
+                tracing::warn!(%error, name, "cannot remove a container that did not start");
+            }
         } else {
             let docker = self.clone();
             tokio::spawn(async move { docker.forget_superseded(&uid, &container, attempt).await });

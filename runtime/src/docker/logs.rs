@@ -8,15 +8,27 @@ use futures::stream::{BoxStream, StreamExt, empty, unfold};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::Docker;
 use super::connect::Ask;
 use super::error::{Cause, DockerError, engine, found};
 use super::frames::{Frames, Piece};
+use super::{Docker, DockerContainer};
 use crate::Output;
 use crate::logs::ReadOptions;
 
 /// Docker's time of a record and the space after it: `2026-11-20T20:00:00.000000000Z `.
 const STAMP_BYTES: usize = 31;
+
+impl DockerContainer {
+    /// The container's own log, as [`Docker::logs`].
+    pub async fn logs(
+        &self,
+        options: ReadOptions,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, DockerError> {
+        self.docker().logs(self.id(), options, stdout, stderr).await
+    }
+}
 
 impl Docker {
     /// The log of a container, running or not: of these outputs, for a terminal everything is standard output.

@@ -69,6 +69,7 @@ struct Inner {
     pods: Pods,
     pulls: image::Pulls,
     uses: image::Uses,
+    oom_score_adj_min: i64,
 }
 
 impl Docker {
@@ -85,6 +86,7 @@ impl Docker {
             pods: Pods::default(),
             pulls: image::Pulls::default(),
             uses: image::Uses::default(),
+            oom_score_adj_min: oom_score_adj_min(),
         }))
     }
 
@@ -92,6 +94,18 @@ impl Docker {
     pub fn health(&self) -> watch::Receiver<Health> {
         self.0.health.subscribe()
     }
+}
+
+/// How far a container may be kept from the kernel's killer. Without CAP_SYS_RESOURCE nobody may go below where they
+/// are, and runc fails without a word. The engine is taken to have the privileges that this process has.
+fn oom_score_adj_min() -> i64 {
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));
+    if privileged {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
+    own.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// Keeps what makes a pod's objects apart from what removes them: a caller who gives up leaves an act to be finished,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, EndpointIpamConfig, EndpointSettings, HostConfig,
@@ -21,6 +22,9 @@ const OOM_SCORE_ADJ: i64 = -998;
 const CPU_SHARES: i64 = 2;
 /// Times an act is tried again after what stood in its way was removed.
 const TRIES_MAX: usize = 3;
+/// How long someone else's removal is waited for, and how often it is looked at.
+const REMOVAL_MAX: Duration = Duration::from_secs(30);
+const REMOVAL_LOOK: Duration = Duration::from_millis(50);
 
 impl Docker {
     /// The pod's sandbox: the one that runs, else a new one. Who drops the future leaves a sandbox that the next call
@@ -136,7 +140,7 @@ impl Docker {
                 sysctls: Some(spec.sysctls.iter().cloned().collect()),
                 log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
                 cpu_shares: Some(CPU_SHARES),
-                oom_score_adj: Some(OOM_SCORE_ADJ),
+                oom_score_adj: Some(OOM_SCORE_ADJ.max(self.0.oom_score_adj_min)),
                 cap_drop: Some(vec!["ALL".to_owned()]),
                 security_opt: Some(vec!["no-new-privileges".to_owned()]),
                 readonly_rootfs: Some(true),
@@ -167,10 +171,24 @@ impl Docker {
         match client.remove_container(id, Some(options)).await.map_err(cause) {
             Ok(()) | Err(Cause::Refused(404, _)) => Ok(()),
             // Someone else is removing it.
-            Err(Cause::Refused(409, _)) => Ok(()),
+            Err(Cause::Refused(409, _)) => self.removed(id).await,
             Err(Cause::Refused(_, detail)) => Err(DockerError::Engine { act: "remove a container", detail }),
             Err(Cause::Lost(detail)) => Err(DockerError::Unreachable { detail }),
         }
+    }
+
+    /// Waits until a container that is being removed is gone.
+    async fn removed(&self, id: &str) -> Result<(), DockerError> {
+        let client = self.0.connection.client()?;
+        let end = Instant::now() + REMOVAL_MAX;
+        while found(client.inspect_container(id, None).await).map_err(engine("inspect a container"))?.is_some() {
+            if Instant::now() > end {
+                let detail = format!("{id} is still being removed after {REMOVAL_MAX:?}");
+                return Err(DockerError::Engine { act: "remove a container", detail });
+            }
+            tokio::time::sleep(REMOVAL_LOOK).await;
+        }
+        Ok(())
     }
 }
 

@@ -124,24 +124,50 @@ fn world(wasm: &[u8]) -> Result<Component, wasmparser::BinaryReaderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use expect_test::{Expect, expect};
+    use serde_json::{Value, json};
 
-    fn check(text: &str, want: Expect) {
+    fn made(text: &str) -> (Artifact, Value, Value) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.wasm");
         std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
         let made = describe(&path, "app.wasm", 1 << 20).unwrap();
-        let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
-        want.assert_eq(&format!("{}\n{}\n", text(&made.config), text(&made.manifest)));
+        let read = |bytes: &Bytes| serde_json::from_slice(bytes).unwrap();
+        let (config, manifest) = (read(&made.config), read(&made.manifest));
+        (made, config, manifest)
     }
 
     #[test]
-    fn modules_and_components() {
-        check("(module)", expect![[""]]);
-        check(
+    fn a_module() {
+        let (made, config, manifest) = made("(module)");
+        let layer = format!("sha256:{}", made.blob);
+        let created = "1970-01-01T00:00:00Z";
+        let want = json!({"created": created, "architecture": "wasm", "os": "wasip1", "layerDigests": [layer]});
+        assert_eq!(config, want);
+        let want = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.wasm.config.v0+json",
+                "digest": digest_of(&made.config),
+                "size": made.config.len(),
+            },
+            "layers": [{
+                "mediaType": "application/wasm",
+                "digest": layer,
+                "size": 8,
+                "annotations": {"org.opencontainers.image.title": "app.wasm"},
+            }],
+        });
+        assert_eq!(manifest, want);
+    }
+
+    #[test]
+    fn a_component_names_its_world() {
+        let (_, config, _) = made(
             r#"(component (import "a:b/c@0.1.0" (instance)) (component (import "inner" (instance))) (instance $i)
                 (export "d:e/f" (instance $i)))"#,
-            expect![[""]],
         );
+        assert_eq!(config["os"], "wasip2");
+        assert_eq!(config["component"], json!({"exports": ["d:e/f"], "imports": ["a:b/c@0.1.0"], "target": null}));
     }
 }

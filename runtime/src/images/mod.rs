@@ -288,15 +288,29 @@ impl Images {
         })
         .await?;
         let failed = |error| ImageError::Push { image: target.to_string(), source: Arc::new(error) };
-        let sending = pull::as_each(target, credentials, async |credential| {
+        let send = async |user: Option<Credential>| {
             let limits = self.0.limits;
-            let mut registry =
-                registry::Registry::new(&self.0.transport, target, credential, "pull,push", limits.manifest_bytes_max)?;
+            let mut registry = registry::Registry::new(
+                &self.0.transport,
+                target,
+                user.as_ref(),
+                "pull,push",
+                limits.manifest_bytes_max,
+            )?;
             let payload = Payload::File { path: path.clone(), bytes: made.bytes };
             registry.push_blob(&format!("sha256:{}", made.blob), payload).await?;
             registry.push_blob(&store::digest_of(&made.config), Payload::Bytes(made.config.clone())).await?;
             registry.push_manifest(made.manifest.clone()).await
-        });
+        };
+        let sending = async {
+            let mut users = pull::users(target, credentials).into_iter();
+            loop {
+                let sent = send(users.next().flatten()).await;
+                if !pull::is_turned_away(&sent) || users.len() == 0 {
+                    return sent;
+                }
+            }
+        };
         let slow = PullError::Slow { what: "the push", seconds: PUSH_MAX.as_secs() };
         tokio::time::timeout(PUSH_MAX, sending).await.unwrap_or(Err(slow)).map_err(failed)?;
         Ok(Pushed {

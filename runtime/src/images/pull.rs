@@ -119,7 +119,16 @@ pub(super) async fn registry(
     let credentials: Vec<Credential> = matching(credentials, reference).into_iter().cloned().collect();
     let (name, repository) = (reference.to_string(), Some(reference.repository()));
     let task = Task { inner, image, name, repository, policy, credentials: credentials.clone() };
-    let fetching = as_each(reference, &credentials, async |credential| fetch(inner, reference, credential).await);
+    let fetching = async {
+        let mut users = users(reference, &credentials).into_iter();
+        loop {
+            let user = users.next().flatten();
+            let fetched = fetch(inner, reference, user.as_ref()).await;
+            if !is_turned_away(&fetched) || users.len() == 0 {
+                return fetched;
+            }
+        }
+    };
     task.run(fetching).await
 }
 
@@ -211,23 +220,18 @@ async fn local(inner: &Arc<Inner>, name: &str) -> Result<Option<(Stored, Pin)>, 
     .await
 }
 
-/// As each of the users in turn, until one is let in; as nobody if there is none.
-pub(super) async fn as_each<T>(
-    reference: &Reference,
-    credentials: &[Credential],
-    act: impl AsyncFn(Option<&Credential>) -> Result<T, PullError>,
-) -> Result<T, PullError> {
-    let mut last = None;
-    for credential in matching(credentials, reference) {
-        match act(Some(credential)).await {
-            Err(error) if is_denied(&error) => last = Some(error),
-            done => return done,
-        }
+/// Who a registry is asked as, in turn; as nobody if nobody fits.
+pub(super) fn users(reference: &Reference, credentials: &[Credential]) -> Vec<Option<Credential>> {
+    let mut users: Vec<_> = matching(credentials, reference).into_iter().cloned().map(Some).collect();
+    if users.is_empty() {
+        users.push(None);
     }
-    match last {
-        Some(error) => Err(error),
-        None => act(None).await,
-    }
+    users
+}
+
+/// Whether the next of the users is worth a try.
+pub(super) fn is_turned_away<T>(result: &Result<T, PullError>) -> bool {
+    result.as_ref().is_err_and(is_denied)
 }
 
 fn is_denied(error: &PullError) -> bool {
@@ -348,24 +352,34 @@ pub(super) async fn kind(
     reference: &Reference,
     credentials: &[Credential],
 ) -> Result<Kind, ImageError> {
-    let manifest_bytes_max = inner.limits.manifest_bytes_max;
-    let asking = as_each(reference, credentials, async |credential| {
-        let resolving = |source| PullError::Resolve { reference: reference.to_string(), source: Box::new(source) };
-        let mut registry = Registry::new(&inner.transport, reference, credential, "pull", manifest_bytes_max)?;
-        let top = registry.manifest(reference.wanted()).await.map_err(resolving)?;
-        let Ok(manifest) = one_image(&mut registry, &top).await? else { return Ok(Kind::Container) };
-        let is_wasm = match manifest.layout() {
-            Layout::Artifact(_) | Layout::Image { marked: true } => true,
-            Layout::Image { marked: false } => {
-                ContainerConfig::read(&registry.config(&manifest.config).await?)?.is_wasm(false)
+    let asking = async {
+        let mut users = users(reference, credentials).into_iter();
+        loop {
+            let kind = kind_as(inner, reference, users.next().flatten()).await;
+            if !is_turned_away(&kind) || users.len() == 0 {
+                return kind;
             }
-            Layout::Other(_) => false,
-        };
-        Ok(if is_wasm { Kind::Wasm } else { Kind::Container })
-    });
+        }
+    };
     let slow = PullError::Slow { what: "asking the registry what the image is", seconds: KIND_MAX.as_secs() };
     let done = tokio::time::timeout(KIND_MAX, asking).await.unwrap_or(Err(slow));
     done.map_err(|error| ImageError::Pull { image: reference.to_string(), source: Arc::new(error) })
+}
+
+async fn kind_as(inner: &Arc<Inner>, reference: &Reference, user: Option<Credential>) -> Result<Kind, PullError> {
+    let resolving = |source| PullError::Resolve { reference: reference.to_string(), source: Box::new(source) };
+    let manifest_bytes_max = inner.limits.manifest_bytes_max;
+    let mut registry = Registry::new(&inner.transport, reference, user.as_ref(), "pull", manifest_bytes_max)?;
+    let top = registry.manifest(reference.wanted()).await.map_err(resolving)?;
+    let Ok(manifest) = one_image(&mut registry, &top).await? else { return Ok(Kind::Container) };
+    let is_wasm = match manifest.layout() {
+        Layout::Artifact(_) | Layout::Image { marked: true } => true,
+        Layout::Image { marked: false } => {
+            ContainerConfig::read(&registry.config(&manifest.config).await?)?.is_wasm(false)
+        }
+        Layout::Other(_) => false,
+    };
+    Ok(if is_wasm { Kind::Wasm } else { Kind::Container })
 }
 
 async fn temporary(inner: &Arc<Inner>) -> Result<NamedTempFile, PullError> {

@@ -235,47 +235,73 @@ fn check_tag(tag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use expect_test::{Expect, expect};
 
-    fn check(image: &str, want: Expect) {
-        let got = match parse(image) {
+    fn read(image: &str) -> String {
+        match parse(image) {
             Ok(Parsed::File(path)) => format!("file {}", path.display()),
             Ok(Parsed::Https(https)) => format!("https {https}"),
-            Ok(Parsed::Registry(reference)) => format!("{reference}"),
+            Ok(Parsed::Registry(reference)) => reference.to_string(),
+            Err(ImageError::InvalidName { detail, .. }) => format!("no: {detail}"),
             Err(error) => format!("{}: {error}", error.reason()),
-        };
-        want.assert_eq(&got);
+        }
     }
 
     #[test]
     fn references() {
-        check("file:///srv/app.wasm", expect!["file /srv/app.wasm"]);
-        check("file://examples/hello/hello.wasm", expect!["file examples/hello/hello.wasm"]);
-        check("file://", expect![[""]]);
-        check("file:///etc/passwd", expect![[""]]);
-        check("nginx", expect![[""]]);
-        check("nginx:1.27", expect![[""]]);
-        check("user/app", expect![[""]]);
-        check("index.docker.io/app", expect![[""]]);
-        check("localhost/app", expect![[""]]);
-        check("127.0.0.1:5000/a/b__c/d-e.f:v1.0_x", expect![[""]]);
-        check("[::1]:5000/app", expect![[""]]);
+        const FORMAT: &str = "no: invalid reference format";
+        for (image, want) in [
+            ("file:///srv/app.wasm", "file /srv/app.wasm"),
+            ("file://examples/hello/hello.wasm", "file examples/hello/hello.wasm"),
+            ("file://", "no: file:// names no file"),
+            ("file:///etc/passwd", "no: a file:// image must end in .wasm"),
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27"),
+            ("user/app", "docker.io/user/app:latest"),
+            ("index.docker.io/app", "docker.io/library/app:latest"),
+            ("localhost/app", "localhost/app:latest"),
+            ("127.0.0.1:5000/a/b__c/d-e.f:v1.0_x", "127.0.0.1:5000/a/b__c/d-e.f:v1.0_x"),
+            ("[::1]:5000/app", "[::1]:5000/app:latest"),
+            ("a@sha256:0123456789abcdef0123456789abcdef", "no: invalid checksum digest length"),
+            ("a@sha512:00", "no: unsupported digest algorithm"),
+            ("Nginx:", "no: invalid reference format: repository name must be lowercase"),
+            ("Nginx", "no: invalid reference format: repository name must be lowercase"),
+            ("nginx:", FORMAT),
+            ("", FORMAT),
+            (" a", FORMAT),
+            ("a//b", FORMAT),
+            ("a..b", FORMAT),
+            ("../b", FORMAT),
+            ("a/../../b", FORMAT),
+            ("é", FORMAT),
+            ("registry.local:99999/a", FORMAT),
+            ("ftp://x/y.wasm", "no: unknown scheme \"ftp\""),
+            (
+                "https://example.com/app.wasm",
+                "no: an https:// image needs its checksum: https://host/app.wasm@sha256:...",
+            ),
+        ] {
+            assert_eq!(read(image), want, "{image}");
+        }
+    }
+
+    #[test]
+    fn references_with_digests() {
         let hex = "0123456789abcdef".repeat(4);
-        check(&format!("registry.local:5000/a/b@sha256:{hex}"), expect![[""]]);
-        check(&format!("ghcr.io/a/b:v1@sha256:{hex}"), expect![[""]]);
-        check("registry.local:5000/a/b@sha256:0123456789abcdef0123456789abcdef", expect![[""]]);
-        check("a@sha512:00", expect![[""]]);
-        check(&hex, expect![[""]]);
-        check("Nginx:", expect![[""]]);
-        check("Nginx", expect![[""]]);
-        check("", expect![[""]]);
-        check("a//b", expect![[""]]);
-        check("a..b", expect![[""]]);
-        check("registry.local:99999/a", expect![[""]]);
-        check("ftp://x/y.wasm", expect![[""]]);
-        check(&format!("https://example.com/a/app.wasm?x=1@sha256:{hex}"), expect![[""]]);
-        check("https://example.com/app.wasm", expect![[""]]);
-        check(&format!("https://u:p@example.com/app.wasm@sha256:{hex}"), expect![[""]]);
-        check(&format!("https://example.com/app@sha256:{hex}"), expect![[""]]);
+        for (image, want) in [
+            ("r.local:5000/a/b@sha256:HEX", "r.local:5000/a/b@sha256:HEX"),
+            ("ghcr.io/a/b:v1@sha256:HEX", "ghcr.io/a/b:v1@sha256:HEX"),
+            ("HEX", "no: invalid repository name, cannot specify 64-byte hexadecimal strings"),
+            ("https://a.b/c/app.wasm?x=1@sha256:HEX", "https https://a.b/c/app.wasm?x=1@sha256:HEX"),
+            ("https://u:p@a.b/app.wasm@sha256:HEX", "no: an https:// image must not name a user"),
+            ("https://a.b/app.wasm#x@sha256:HEX", "no: an https:// image must not have a fragment"),
+            ("https://a.b/app@sha256:HEX", "no: the path of an https:// image must end in .wasm"),
+        ] {
+            assert_eq!(read(&image.replace("HEX", &hex)), want.replace("HEX", &hex), "{image}");
+        }
+        let error = parse("a:").unwrap_err();
+        assert_eq!(error.reason(), "InvalidImageName");
+        let want =
+            "Failed to apply default image tag \"a:\": couldn't parse image name \"a:\": invalid reference format";
+        assert_eq!(error.to_string(), want);
     }
 }

@@ -12,6 +12,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub use self::read::{ReadOptions, read};
+pub use self::record::Stream;
 pub use self::write::LogFile;
 
 /// Bounds of one container instance's log files.

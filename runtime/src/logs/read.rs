@@ -13,7 +13,7 @@ use futures::stream::{BoxStream, StreamExt, unfold};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::record::decode;
+use super::record::{Stream, decode};
 use super::write::LogFile;
 use super::{current_path, rotated, rotated_path};
 
@@ -27,8 +27,10 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 pub struct ReadOptions {
     /// Keep the stream open until the log is closed. Needs the open [`LogFile`].
     pub follow: bool,
-    /// Only the last lines.
+    /// Only the last lines. Lines of the other output count where `stream` leaves them out.
     pub tail_lines: Option<u64>,
+    /// Only what was written there; both outputs when None.
+    pub stream: Option<Stream>,
     /// Only lines at or after this time.
     pub since: Option<Timestamp>,
     /// End after that many bytes.
@@ -160,7 +162,10 @@ impl Reader {
     }
 
     fn text(&mut self, out: &mut Vec<u8>, line: &[u8]) {
-        let Some(record) = decode(line) else { return };
+        let Some(record) = decode(line).filter(|record| self.options.stream.is_none_or(|only| only == record.stream))
+        else {
+            return;
+        };
         if let Some(since) = self.options.since
             && !self.since_reached
         {

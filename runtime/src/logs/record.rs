@@ -7,8 +7,10 @@ pub(super) const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// Where a line was written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
+pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -33,6 +35,7 @@ pub(super) fn stamp(at: Timestamp) -> String {
 #[derive(Debug, PartialEq)]
 pub(super) struct Record<'a> {
     pub(super) at: &'a [u8],
+    pub(super) stream: Stream,
     pub(super) full: bool,
     pub(super) text: &'a [u8],
 }
@@ -48,8 +51,12 @@ pub(super) fn decode(line: &[u8]) -> Option<Record<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let (at, stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
     let text = parts.next()?;
-    let known = (stream == b"stdout" || stream == b"stderr") && (tag == b"F" || tag == b"P");
-    known.then_some(Record { at, full: tag == b"F", text })
+    let stream = match stream {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    (tag == b"F" || tag == b"P").then_some(Record { at, stream, full: tag == b"F", text })
 }
 
 #[cfg(test)]
@@ -63,7 +70,7 @@ mod tests {
         encode(&mut line, &at, Stream::Stderr, false, b"two words ");
         assert_eq!(String::from_utf8_lossy(&line), "2026-11-18T11:06:40.000000005Z stderr P two words \n");
         let record = decode(&line[..line.len() - 1]).unwrap();
-        assert_eq!((record.full, record.text), (false, &b"two words "[..]));
+        assert_eq!((record.stream, record.full, record.text), (Stream::Stderr, false, &b"two words "[..]));
         assert_eq!(decode(b"2026-11-18T10:26:40"), None);
         assert_eq!(decode(b"a b F c"), None);
     }

@@ -86,6 +86,11 @@ impl LogFile {
         current_path(&self.0.dir, self.0.restarts)
     }
 
+    /// Where [`super::read`] finds it: the directory, and the number of the instance.
+    pub fn place(&self) -> (PathBuf, u32) {
+        (self.0.dir.clone(), self.0.restarts)
+    }
+
     /// Writes out a last unfinished line and tells followers that nothing more will come. Idempotent; what is written
     /// afterwards is dropped.
     pub fn close(&self) {

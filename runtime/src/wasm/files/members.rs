@@ -38,6 +38,7 @@ struct Extensions {
     link: Option<Vec<u8>>,
     size_bytes: Option<u64>,
     modified: Option<u64>,
+    sparse: bool,
 }
 
 impl<R: Read> Members<R> {
@@ -141,6 +142,7 @@ impl Extensions {
                 b"linkpath" => self.link = Some(value.to_owned()),
                 b"size" => self.size_bytes = Some(whole().ok_or_else(damaged)?),
                 b"mtime" => self.modified = whole(),
+                key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 _ => {}
             }
         }
@@ -156,7 +158,7 @@ impl Extensions {
         Ok(Member {
             path: Path::new(OsStr::from_bytes(&path)).to_owned(),
             link: Path::new(OsStr::from_bytes(&link)).to_owned(),
-            kind: header.entry_type(),
+            kind: if self.sparse { EntryType::GNUSparse } else { header.entry_type() },
             mode: header.mode().unwrap_or(0o644),
             modified: self.modified.or(header.mtime().ok()).unwrap_or(0),
         })

@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::args::{Act, recognise};
@@ -25,6 +25,9 @@ use crate::streams::{Far, Input, Output, SessionError};
 
 /// Pieces that wait between the blocking thread and the session.
 const BRIDGE_PIECES_MAX: usize = 4;
+/// Threads of the node that do this at once; more clients wait for their turn.
+const COPIES_MAX: usize = 16;
+static COPIES: Semaphore = Semaphore::const_new(COPIES_MAX);
 /// Bytes of one piece of an archive.
 const PIECE_BYTES: usize = 32 << 10;
 /// The exit code of `tar` after an error.
@@ -38,11 +41,13 @@ pub(super) async fn run(act: Act, view: View, far: Far, over: CancellationToken)
     let Far { mut input, output, exit } = far;
     let (to_client, mut printed) = mpsc::channel::<Output>(BRIDGE_PIECES_MAX);
     let (to_act, typed) = mpsc::channel::<Bytes>(BRIDGE_PIECES_MAX);
-    let acting = tokio::task::spawn_blocking(move || {
-        let mut screen = Screen(to_client);
-        blocking(act, &view, &mut screen, Typed { pieces: typed, piece: Bytes::new() })
-    });
     let work = async {
+        let turn = COPIES.acquire().await.map_err(|error| SessionError::Broken(error.to_string()))?;
+        let acting = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let mut screen = Screen(to_client);
+            blocking(act, &view, &mut screen, Typed { pieces: typed, piece: Bytes::new() })
+        });
         while let Some(piece) = printed.recv().await {
             if output.send(piece).await.is_err() {
                 return Ok(KILLED);
