@@ -21,7 +21,10 @@ const LARGE: usize = 10 * 1024 * 1024;
 
 /// A server with a running pod `p` (container `a`) on node `n`, and `waiting` that is nowhere.
 async fn start() -> Server {
-    let limits = api::Limits { usage_time_max: Duration::from_millis(200), ..api::Limits::default() };
+    start_with(api::Limits { usage_time_max: Duration::from_millis(200), ..api::Limits::default() }).await
+}
+
+async fn start_with(limits: api::Limits) -> Server {
     let server = Server::start_with(limits).await;
     let mut client = server.client(Who::Certificate).await;
     for (name, node) in [("p", Some("n")), ("waiting", None), ("done", Some("n")), ("lost", Some("dead"))] {
@@ -355,6 +358,32 @@ async fn a_client_that_leaves_ends_its_program() {
     let stopped = tokio::time::timeout(Duration::from_secs(4), server.stop()).await;
     assert!(stopped.is_ok());
     drop(held);
+}
+
+#[tokio::test]
+async fn a_pause_ends_no_session_and_sessions_are_counted() {
+    let stall_time_max = Duration::from_millis(50);
+    let server = start_with(api::Limits { stall_time_max, sessions_max: 1, ..api::Limits::default() }).await;
+    let path = format!("{POD}/exec?command=flood&command=67108864&stdout=true");
+    let mut socket = websocket(&server, &path, "v5.channel.k8s.io").await;
+    // nothing is read meanwhile, and far more waits than sockets hold
+    tokio::time::sleep(stall_time_max * 10).await;
+    let second = server.client(Who::Certificate).await;
+    let headers =
+        [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
+    let refused = second.upgrade("POST", &path, &headers).await.unwrap_err();
+    assert_eq!(
+        (refused.code, refused.message().as_str()),
+        (429, "too many open exec, attach and portforward sessions")
+    );
+    let mut read = 0;
+    while let Some(Ok(message)) = socket.next().await {
+        let bytes = message.into_data();
+        read += if bytes.first() == Some(&1) { bytes.len() - 1 } else { 0 };
+    }
+    assert_eq!(read, 67_108_864);
+    drop(socket);
+    server.stop().await;
 }
 
 #[tokio::test]

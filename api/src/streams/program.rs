@@ -9,7 +9,7 @@ use crate::nodes::{Input, Output, OutputStream, Streams};
 use bytes::Bytes;
 use futures::{Sink, SinkExt, Stream as Messages, StreamExt};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, interval, timeout};
@@ -23,6 +23,9 @@ const RESIZE: u8 = 4;
 
 /// How long a client may take to open the streams it asked for; Kubernetes' time.
 const STREAMS_TIME_MAX: Duration = Duration::from_secs(30);
+/// Input of a WebSocket's client that waits for its program; a piece counts for so many bytes at least.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
+const INPUT_COST_MIN: usize = 64;
 /// Bytes of a terminal's size as JSON, and of what waits to become one.
 const RESIZE_BYTES_MAX: usize = 4096;
 
@@ -93,6 +96,8 @@ where
         () = take_messages(&mut messages, protocol, streams, &input, &activity) => None,
     };
     let Some(outcome) = outcome else { return };
+    // the node's side has ended
+    drop((program, input));
     let word = if protocol.has_status { outcome.to_value().to_string() } else { outcome.to_text() };
     let goodbye = async {
         if !word.is_empty() && sink.send(protocol.message(ERROR, word.as_bytes())).await.is_err() {
@@ -141,7 +146,8 @@ async fn send_outputs(
     }
 }
 
-/// Takes what the client sends, until it has gone.
+/// Takes what the client sends, until it has gone. A program that is slow to read does not keep what was typed from being heard,
+/// nor a ping from being answered, until [`INPUT_BYTES_MAX`] wait.
 async fn take_messages(
     messages: &mut (impl Messages<Item = Result<Message, tungstenite::Error>> + Unpin),
     protocol: Protocol,
@@ -149,31 +155,66 @@ async fn take_messages(
     input: &mpsc::Sender<Input>,
     activity: &Activity,
 ) {
-    let mut has_ended = false;
-    while let Some(Ok(message)) = messages.next().await {
+    let mut taking = Taking { protocol, streams, has_ended: false };
+    let (mut waiting, mut waiting_bytes) = (VecDeque::new(), 0);
+    loop {
+        let message = tokio::select! {
+            room = input.reserve(), if !waiting.is_empty() => {
+                let Ok(room) = room else {
+                    // a program that takes no input any more may still say much
+                    waiting.clear();
+                    waiting_bytes = 0;
+                    continue;
+                };
+                if let Some(first) = waiting.pop_front() {
+                    waiting_bytes -= cost(&first);
+                    room.send(first);
+                }
+                continue;
+            }
+            message = messages.next(), if waiting_bytes < INPUT_BYTES_MAX => message,
+        };
         let bytes = match message {
-            Message::Binary(bytes) => bytes,
-            Message::Text(text) => text.into(),
-            Message::Close(_) => return,
-            _ => continue,
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Text(text))) => text.into(),
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            Some(Ok(_)) => continue,
         };
         activity.touch();
-        let Some((channel, payload)) = protocol.read(bytes) else { continue };
-        let sent = match channel {
-            STDIN if streams.stdin && !has_ended && !payload.is_empty() => Some(Input::Data(payload)),
-            RESIZE if streams.tty && payload.len() <= RESIZE_BYTES_MAX => {
+        if let Some(taken) = taking.take(bytes) {
+            waiting_bytes += cost(&taken);
+            waiting.push_back(taken);
+        }
+    }
+}
+
+/// Bytes that a waiting piece of input counts for.
+fn cost(input: &Input) -> usize {
+    let bytes = if let Input::Data(bytes) = input { bytes.len() } else { 0 };
+    bytes.max(INPUT_COST_MIN)
+}
+
+/// What a WebSocket's messages mean to a program.
+struct Taking {
+    protocol: Protocol,
+    streams: Streams,
+    has_ended: bool,
+}
+
+impl Taking {
+    fn take(&mut self, message: Bytes) -> Option<Input> {
+        let (channel, payload) = self.protocol.read(message)?;
+        match channel {
+            STDIN if self.streams.stdin && !self.has_ended && !payload.is_empty() => Some(Input::Data(payload)),
+            RESIZE if self.streams.tty && payload.len() <= RESIZE_BYTES_MAX => {
                 serde_json::from_slice::<Size>(&payload).ok().map(Input::from)
             }
-            CLOSE if protocol.can_close && payload.first() == Some(&STDIN) => {
-                has_ended = true;
+            CLOSE if self.protocol.can_close && payload.first() == Some(&STDIN) && !self.has_ended => {
+                self.has_ended = true;
                 Some(Input::End)
             }
             // channels that nobody asked for
             _ => None,
-        };
-        if let Some(sent) = sent {
-            // a program that takes no input any more may still say much
-            drop(input.send(sent).await);
         }
     }
 }
@@ -210,6 +251,8 @@ pub async fn over_spdy(mut connection: Connection, protocol: Protocol, resizes: 
         () = taking => return,
         () = connection.closed() => return,
     };
+    // the node's side has ended
+    drop((program, input));
     let goodbye = async {
         for stream in [&stdout, &stderr].into_iter().flatten() {
             // a client that broke a stream off has its reasons

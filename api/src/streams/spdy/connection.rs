@@ -127,10 +127,13 @@ impl Shared {
 
     /// Bytes of a stream were read.
     pub fn read(&self, state: &Arc<State>, bytes: usize) {
-        for state in [state, &self.whole] {
-            if state.read(bytes) {
-                self.control(Control::Window(state.clone()));
-            }
+        self.read_one(state, bytes);
+        self.read_one(&self.whole, bytes);
+    }
+
+    fn read_one(&self, state: &Arc<State>, bytes: usize) {
+        if state.read(bytes) {
+            self.control(Control::Window(state.clone()));
         }
     }
 
@@ -424,7 +427,7 @@ impl Reader {
             streams.open.get(&id).and_then(|entry| Some((entry.state.clone(), entry.pieces.clone()?)))
         };
         // of a stream that has gone: nobody misses it
-        let Some((state, pieces)) = found else { return self.shared.read(&self.shared.whole, bytes.len()) };
+        let Some((state, pieces)) = found else { return self.shared.read_one(&self.shared.whole, bytes.len()) };
         let cost = u32::try_from(bytes.len().max(PIECE_COST_MIN)).unwrap_or(u32::MAX);
         let waiting = async {
             let of_stream = state.room.clone().acquire_many_owned(cost).await.ok()?;

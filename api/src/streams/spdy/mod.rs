@@ -10,6 +10,8 @@ mod dictionary;
 mod frame;
 mod headers;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use connection::{Connection, Limits, Opener, Side};
 pub use frame::FrameError;
