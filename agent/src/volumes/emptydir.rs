@@ -67,7 +67,7 @@ fn size(source: &EmptyDirVolumeSource, spec: &PodSpec) -> Option<u64> {
     let own = limit(source.size_limit.as_ref());
     let memory = |container: &Container| limit(container.resources.as_ref()?.limits.as_ref()?.get("memory"));
     let pod: Option<u64> = spec.containers.iter().map(memory).sum();
-    [own, pod].into_iter().flatten().min()
+    [own, pod].into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
 fn limit(quantity: Option<&Quantity>) -> Option<u64> {
@@ -101,7 +101,11 @@ fn memory_dir(pod_dir: &Path) -> io::Result<PathBuf> {
     if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.permissions().mode() & 0o077 != 0 {
         return Err(io::Error::other(format!("{} belongs to somebody else", root.display())));
     }
-    Ok(root.join(uid))
+    // through the handle of what was looked at
+    match shared.open_dir(name)?.create_dir_with(uid, &private) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(root.join(uid)),
+    }
 }
 
 /// Removes what a pod has in memory outside its directory.
@@ -110,7 +114,11 @@ pub fn forget(pod_dir: &Path) -> io::Result<()> {
     if mountpoints::may_mount() {
         return Ok(());
     }
-    remove::tree(&memory_root(data_dir).join(uid))
+    let root = memory_root(data_dir);
+    remove::tree(&root.join(uid))?;
+    // the last pod takes the directory along
+    let _ = std::fs::remove_dir(root);
+    Ok(())
 }
 
 /// Removes what pods that nobody knows have in memory.

@@ -1,13 +1,15 @@
 //! Removes a tree that guests wrote, whatever they wrote: links, depths, names, a file system mounted into it.
 //!
-//! A directory that is not empty is moved up to the root before it is looked into, so that depth costs neither stack nor
-//! descriptors. The kernel lets nobody move or remove a mount point, so nothing is ever removed through one.
+//! What lies very deep is moved up to the root before it is looked into, so that depth costs neither stack nor descriptors.
+//! All is unmounted first; whatever is mounted again meanwhile is not gone into.
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt, Permissions, PermissionsExt};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, OFlags, StatxFlags};
 use std::io;
 use std::path::Path;
 
+/// Directories inside each other that are gone into.
+const DEPTH_MAX: usize = 32;
 /// What directories are called while they wait for their turn.
 const MOVED: &str = ".coracle-removed";
 
@@ -41,41 +43,45 @@ pub fn tree(path: &Path) -> io::Result<()> {
 /// Removes everything in a directory.
 fn empty(root: &Dir) -> io::Result<()> {
     let mut moved = 0_u64;
-    loop {
-        let mut clean = true;
-        for entry in root.entries()? {
-            let entry = entry?;
-            clean = false;
-            let name = entry.file_name();
-            if !entry.file_type()?.is_dir() {
-                root.remove_file(&name)?;
-            } else if root.remove_dir(&name).is_err() {
-                let dir = open(root, Path::new(&name))?;
-                flatten(root, &dir, &mut moved)?;
-                drop(dir);
-                root.remove_dir(&name)?;
-            }
-        }
-        if clean {
-            return Ok(());
-        }
+    // what was moved up may not show in the listing under way
+    while root.entries()?.next().is_some() {
+        clear(root, root, DEPTH_MAX, &mut moved)?;
     }
+    Ok(())
 }
 
-/// Empties one directory; what is in its directories waits in the root.
-fn flatten(root: &Dir, dir: &Dir, moved: &mut u64) -> io::Result<()> {
+/// Removes what is in a directory; what lies too deep waits in the root.
+fn clear(root: &Dir, dir: &Dir, depth: usize, moved: &mut u64) -> io::Result<()> {
     for entry in dir.entries()? {
         let entry = entry?;
         let name = entry.file_name();
         if !entry.file_type()?.is_dir() {
             dir.remove_file(&name)?;
-        } else if dir.remove_dir(&name).is_err() {
-            // a directory can only be moved by whoever may write into it
-            open(dir, Path::new(&name))?;
+            continue;
+        }
+        if dir.remove_dir(&name).is_ok() {
+            continue;
+        }
+        // a directory can only be emptied or moved by whoever may write into it
+        let below = open(dir, Path::new(&name))?;
+        if mount_of(&below)? != mount_of(root)? {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} is a mount point", name.display())));
+        }
+        if depth > 0 {
+            clear(root, &below, depth - 1, moved)?;
+            drop(below);
+            dir.remove_dir(&name)?;
+        } else {
             lift(root, dir, Path::new(&name), moved)?;
         }
     }
     Ok(())
+}
+
+/// The mount that a directory is part of; 0 where the kernel does not say.
+fn mount_of(dir: &Dir) -> io::Result<u64> {
+    let found = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    Ok(if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 { found.stx_mnt_id } else { 0 })
 }
 
 fn lift(root: &Dir, dir: &Dir, name: &Path, moved: &mut u64) -> io::Result<()> {
@@ -157,7 +163,7 @@ mod tests {
         assert!(pod.join("a/bind/kept").exists());
         // through a mount nothing is removed even if nobody unmounted
         let dir = Dir::open_ambient_dir(&pod, cap_std::ambient_authority()).unwrap();
-        assert!(empty(&dir).is_err());
+        assert_eq!(empty(&dir).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
         drop(dir);
         tree(&pod).unwrap();
         assert!(outside.join("kept").exists() && !pod.exists());

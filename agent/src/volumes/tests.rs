@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// A world of YAML documents.
 fn world(yaml: &str) -> World {
     let mut world = World::default();
-    for (number, document) in serde_yaml::Deserializer::from_str(yaml).enumerate() {
-        let mut value: Value = serde::Deserialize::deserialize(document).unwrap();
+    for (number, document) in yaml.split("---\n").enumerate() {
+        let mut value: Value = serde_yaml::from_str(document).unwrap();
         let text = |field: &str| value[field].as_str().unwrap().to_owned();
         let resource = manifests::by_kind(&text("apiVersion"), &text("kind")).unwrap().resource();
         if value["metadata"]["uid"].is_null() {
