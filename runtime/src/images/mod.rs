@@ -288,24 +288,10 @@ impl Images {
         })
         .await?;
         let failed = |error| ImageError::Push { image: target.to_string(), source: Arc::new(error) };
-        let send = async |user: Option<Credential>| {
-            let limits = self.0.limits;
-            let mut registry = registry::Registry::new(
-                &self.0.transport,
-                target,
-                user.as_ref(),
-                "pull,push",
-                limits.manifest_bytes_max,
-            )?;
-            let payload = Payload::File { path: path.clone(), bytes: made.bytes };
-            registry.push_blob(&format!("sha256:{}", made.blob), payload).await?;
-            registry.push_blob(&store::digest_of(&made.config), Payload::Bytes(made.config.clone())).await?;
-            registry.push_manifest(made.manifest.clone()).await
-        };
         let sending = async {
             let mut users = pull::users(target, credentials).into_iter();
             loop {
-                let sent = send(users.next().flatten()).await;
+                let sent = self.send(&path, &made, target, users.next().flatten()).await;
                 if !pull::is_turned_away(&sent) || users.len() == 0 {
                     return sent;
                 }
@@ -319,6 +305,22 @@ impl Images {
             manifest_bytes: made.manifest.len() as u64,
             layer: format!("sha256:{}", made.blob),
         })
+    }
+
+    async fn send(
+        &self,
+        path: &Path,
+        made: &artifact::Artifact,
+        target: &Reference,
+        user: Option<Credential>,
+    ) -> Result<(), PullError> {
+        let manifest_bytes_max = self.0.limits.manifest_bytes_max;
+        let mut registry =
+            registry::Registry::new(&self.0.transport, target, user.as_ref(), "pull,push", manifest_bytes_max)?;
+        let payload = Payload::File { path: path.to_owned(), bytes: made.bytes };
+        registry.push_blob(&format!("sha256:{}", made.blob), payload).await?;
+        registry.push_blob(&store::digest_of(&made.config), Payload::Bytes(made.config.clone())).await?;
+        registry.push_manifest(made.manifest.clone()).await
     }
 }
 

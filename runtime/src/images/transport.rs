@@ -266,15 +266,23 @@ fn is_not_tls(error: &hyper_util::client::legacy::Error) -> bool {
     let mut cause = error.source();
     while let Some(found) = cause {
         if let Some(io) = found.downcast_ref::<io::Error>() {
-            let tls = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            return match tls {
-                Some(tls) => matches!(tls, rustls::Error::InvalidMessage(_)),
-                None => matches!(io.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
-            };
+            return is_not_tls_io(io);
         }
         cause = found.source();
     }
     false
+}
+
+/// The connector wraps the error of the handshake, which wraps rustls's.
+fn is_not_tls_io(error: &io::Error) -> bool {
+    match error.get_ref() {
+        None => matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset),
+        Some(inner) => match (inner.downcast_ref::<io::Error>(), inner.downcast_ref::<rustls::Error>()) {
+            (Some(inner), _) => is_not_tls_io(inner),
+            (None, Some(tls)) => matches!(tls, rustls::Error::InvalidMessage(_)),
+            (None, None) => error.kind() == io::ErrorKind::UnexpectedEof,
+        },
+    }
 }
 
 /// The next bytes of a body; none at its end.
