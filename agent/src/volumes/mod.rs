@@ -162,6 +162,9 @@ pub fn lay(
     now: Timestamp,
 ) -> Result<Volumes, (String, VolumeError)> {
     let root = open_or_create(pod_dir).map_err(|error| (String::new(), disk(&error)))?;
+    if let Some(name) = device(spec) {
+        return Err((name, VolumeError::unsupported("block devices (volumeDevices) are not supported by this node")));
+    }
     let mut volumes = Volumes::new();
     for volume in wanted(spec) {
         let laid = lay_one(&root, pod_dir, &volume, spec, source, now);
@@ -169,6 +172,12 @@ pub fn lay(
         volumes.insert(volume.name, laid);
     }
     Ok(volumes)
+}
+
+/// The first volume that a container wants as a device.
+fn device(spec: &PodSpec) -> Option<String> {
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.find_map(|container| Some(container.volume_devices.as_ref()?.first()?.name.clone()))
 }
 
 /// Brings the files of those volumes up to date that show objects. Blocking.

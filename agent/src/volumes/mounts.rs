@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why a mount cannot be shown: reason `CreateContainerConfigError` for what the spec says, else `CreateContainerError`.
+/// Why a mount cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The pod has no such volume.
@@ -54,9 +54,9 @@ pub enum MountError {
 }
 
 impl MountError {
-    /// Whether the pod's spec is to blame, not the node.
+    /// Whether the reason is `CreateContainerConfigError`, as with the kubelet, and not `CreateContainerError`.
     pub fn is_spec(&self) -> bool {
-        matches!(self, Self::Spec(_) | Self::Volume(_))
+        matches!(self, Self::Spec(_) | Self::Volume(_) | Self::Open { .. })
     }
 }
 

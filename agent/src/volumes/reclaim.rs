@@ -61,14 +61,32 @@ impl Reclaim {
     pub fn look(&self, body: &Arc<Body>, object: &Arc<Object>) {
         let uid = object.meta().uid.clone();
         let due = task(object, &body.config.node_name, &body.config.data_dir).is_some();
-        if !due || !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone()) {
+        if !due || !self.begin(&uid) {
             return;
         }
-        let (body, key, busy) = (body.clone(), object.key().clone(), self.busy.clone());
+        let (own, body, key) = (self.clone(), body.clone(), object.key().clone());
         tokio::spawn(async move {
-            reclaim(&body, &key).await;
-            busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            loop {
+                reclaim(&body, &key).await;
+                own.end(&uid);
+                // a change that came just before the end was not looked at
+                let world = body.world();
+                let left =
+                    world.get(&key).and_then(|volume| task(volume, &body.config.node_name, &body.config.data_dir));
+                if left.is_none() || world.by_uid(&uid).is_none() || !own.begin(&uid) {
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
+            }
         });
+    }
+
+    fn begin(&self, uid: &str) -> bool {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned())
+    }
+
+    fn end(&self, uid: &str) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 

@@ -253,3 +253,50 @@ fn unchanged(new: &At<'_>, old: &At<'_>) -> Vec<FieldError> {
     }
     errors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(spec: Value, old: Option<&Value>, expected: &[&str]) -> Value {
+        let mut volume = json!({"metadata": {"name": "v"}, "spec": spec});
+        default(&mut volume);
+        let errors: Vec<String> = validate(&volume, old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected);
+        volume
+    }
+
+    #[test]
+    fn a_volume_says_what_it_is_and_stays_so() {
+        let host = |path: &str| json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": path}});
+        let good = check(host("/x"), None, &[]);
+        assert_eq!(good["spec"]["persistentVolumeReclaimPolicy"], "Retain");
+        assert_eq!(modes(&json!(["ReadWriteMany", "ReadWriteOnce"])), "RWO,RWX");
+        check(
+            host("/y"),
+            Some(&good),
+            &["spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation"],
+        );
+        check(
+            json!({}),
+            None,
+            &[
+                "spec.accessModes: Required value: at least 1 access mode is required",
+                "spec.capacity: Required value",
+                "spec: Required value: must specify a volume type",
+            ],
+        );
+        check(
+            json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "local": {"path": "/x/../y"},
+                "persistentVolumeReclaimPolicy": "Burn", "nfs": {"path": "x"}}),
+            None,
+            &[
+                "spec.persistentVolumeReclaimPolicy: Unsupported value: \"Burn\": supported values: \"Delete\", \"Recycle\", \"Retain\"",
+                "spec.nfs: Forbidden: may not specify more than 1 volume type",
+                "spec.local.path: Invalid value: \"/x/../y\": must not contain '..'",
+                "spec.nodeAffinity: Required value: Local volume requires node affinity",
+            ],
+        );
+    }
+}
