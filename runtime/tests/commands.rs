@@ -195,7 +195,7 @@ async fn sockets_live_on_the_pods_address() {
     let vip: SocketAddr = "10.96.0.1:80".parse().unwrap();
     let start = |args: &[&str], routes: HashMap<SocketAddr, SocketAddr>, names: HashMap<String, std::net::IpAddr>| {
         let (mut spec, log) = spec(program.clone(), args);
-        spec.network = Arc::new(TestNetwork { address: pod.into(), names, routes });
+        spec.network = Arc::new(TestNetwork { address: pod.into(), names, routes, namespace: None });
         (node.start(spec), log)
     };
     let (server, log) = start(&["tool", "echo", "0.0.0.0:0"], HashMap::new(), HashMap::new());

@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use runtime::{
-    Body, Container, ContainerSpec, ExecOptions, LogSink, Network, NetworkError, Output, Program, Session, Wasm,
-    WasmConfig,
+    Body, Container, ContainerSpec, ExecOptions, LogSink, Network, NetworkError, NetworkNamespace, Output, Program,
+    Session, Wasm, WasmConfig,
 };
 use tempfile::TempDir;
 
@@ -113,6 +113,10 @@ impl Log {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
+    pub fn len(&self) -> usize {
+        self.bytes.lock().unwrap().len()
+    }
+
     /// Waits until the output has `what` in it, and answers all of it.
     pub async fn wait_for(&self, what: &str) -> String {
         loop {
@@ -139,17 +143,27 @@ pub struct TestNetwork {
     pub address: IpAddr,
     pub names: HashMap<String, IpAddr>,
     pub routes: HashMap<SocketAddr, SocketAddr>,
+    pub namespace: Option<NetworkNamespace>,
 }
 
 impl Default for TestNetwork {
     fn default() -> Self {
-        TestNetwork { address: Ipv4Addr::new(127, 66, 0, 1).into(), names: HashMap::new(), routes: HashMap::new() }
+        TestNetwork {
+            address: Ipv4Addr::new(127, 66, 0, 1).into(),
+            names: HashMap::new(),
+            routes: HashMap::new(),
+            namespace: None,
+        }
     }
 }
 
 impl Network for TestNetwork {
     fn address(&self) -> IpAddr {
         self.address
+    }
+
+    fn namespace(&self) -> Option<&NetworkNamespace> {
+        self.namespace.as_ref()
     }
 
     fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetworkError>> {

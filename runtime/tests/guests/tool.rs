@@ -30,6 +30,23 @@ fn main() {
             }
         }
         "panic" => deep_inside(),
+        "recurse" => println!("{}", recurse(1)),
+        "lines" => lines(),
+        "terminal" => {
+            use std::io::IsTerminal;
+            let terminal = (std::io::stdin().is_terminal(), std::io::stdout().is_terminal(), std::io::stderr().is_terminal());
+            println!("terminal {terminal:?}");
+            eprintln!("to stderr");
+        }
+        "flood" => {
+            if arg(3) == "wait" {
+                std::io::stdin().read_line(&mut String::new()).unwrap();
+            }
+            flood(arg(2).parse().unwrap())
+        }
+        "poke" => poke(arg(2)),
+        "link" => println!("{:?}", link(arg(2), arg(3)).map_err(|error| error.kind())),
+        "race" => race(arg(2), arg(3)),
         "echo" => echo(arg(2)),
         "talk" => talk(arg(2)),
         "udp" => udp(arg(2), arg(3)),
@@ -40,6 +57,69 @@ fn main() {
 #[inline(never)]
 fn deep_inside() {
     panic!("on purpose");
+}
+
+#[inline(never)]
+#[allow(unconditional_recursion)]
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    recurse(depth + 1) + frame[(depth % 64) as usize]
+}
+
+/// Answers each line of standard input, and its end.
+fn lines() {
+    for line in std::io::stdin().lines() {
+        println!("got {:?}", line.unwrap());
+    }
+    println!("end");
+}
+
+/// Prints this many megabytes, then where it stands.
+fn flood(megabytes: usize) {
+    let piece = [b'x'; 1 << 16];
+    for _ in 0..megabytes * 16 {
+        if std::io::stdout().write_all(&piece).is_err() {
+            eprintln!("nobody listens");
+            return;
+        }
+    }
+    eprintln!("flooded");
+}
+
+/// Tries everything that would change a directory, and says what came of it.
+fn poke(dir: &str) {
+    let file = format!("{dir}/file");
+    let say = |act: &str, done: std::io::Result<()>| println!("{act} {:?}", done.map_err(|error| error.kind()));
+    say("create", std::fs::write(format!("{dir}/new"), "x"));
+    say("append", std::fs::OpenOptions::new().append(true).open(&file).map(drop));
+    say("truncate", std::fs::OpenOptions::new().write(true).truncate(true).open(&file).map(drop));
+    say("mkdir", std::fs::create_dir(format!("{dir}/dir")));
+    say("rename", std::fs::rename(&file, format!("{dir}/renamed")));
+    say("unlink", std::fs::remove_file(&file));
+    say("rmdir", std::fs::remove_dir(format!("{dir}/empty")));
+    say("hard link", std::fs::hard_link(&file, format!("{dir}/hard")));
+    say("symlink", link("file", &format!("{dir}/soft")));
+    say("length", std::fs::File::open(&file).and_then(|file| file.set_len(0)));
+    let touch = |file: std::fs::File| file.set_modified(std::time::UNIX_EPOCH);
+    say("touch", std::fs::File::open(&file).and_then(touch));
+    println!("read {:?}", std::fs::read_to_string(&file).map_err(|error| error.kind()));
+}
+
+fn link(target: &str, path: &str) -> std::io::Result<()> {
+    #[allow(deprecated)]
+    std::fs::soft_link(target, path)
+}
+
+/// Opens a path again and again while somebody changes what it leads to; says what it ever read, until `stop` is there.
+fn race(path: &str, stop: &str) {
+    let mut seen = std::collections::BTreeMap::<String, u64>::new();
+    while std::fs::metadata(stop).is_err() {
+        for _ in 0..64 {
+            let found = std::fs::read_to_string(path).unwrap_or_else(|error| format!("{:?}", error.kind()));
+            *seen.entry(found).or_default() += 1;
+        }
+    }
+    println!("seen {:?}", seen.keys().collect::<Vec<_>>());
 }
 
 /// Says on which address it listens, then sends back what each connection says.
