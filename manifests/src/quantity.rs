@@ -58,6 +58,11 @@ impl Amount {
         self.nano < 0
     }
 
+    /// In thousand-millionths: exact, so sums of it are.
+    pub fn nano(&self) -> i128 {
+        self.nano
+    }
+
     /// In thousandths, rounded up.
     pub fn milli(&self) -> i128 {
         ceil(self.nano, NANO / 1000)

@@ -123,6 +123,20 @@ impl Client {
         Ok(response.into_body().into_data_stream().map_err(std::io::Error::other).into_async_read())
     }
 
+    /// Somebody else's request, with our credentials; the answer as it is, whatever it says.
+    pub async fn pass(&self, request: Request<Body>) -> Result<Response<Body>> {
+        self.inner.send(request).await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// A request to switch protocols: the answer that agrees, or why the server does not.
+    pub async fn upgrade(&self, request: http::Result<Request<Body>>) -> Result<Response<Body>> {
+        let response = self.exchange(request).await?;
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        self.refusal(response).await
+    }
+
     /// The events of a watch, until the server ends it. A watch that the server refuses midway ends with its failure.
     pub async fn watch(
         &self,

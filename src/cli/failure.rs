@@ -34,6 +34,9 @@ pub enum Failure {
     /// Several things went wrong; each is printed on its own line.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several(Vec<Failure>),
+    /// A remote program ended with this exit code, which becomes ours.
+    #[error("command terminated with exit code {0}")]
+    Terminated(i32),
     /// All that had to be said was said; only the exit code remains.
     #[error("exit code {0}")]
     Exit(u8),
@@ -99,6 +102,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Exit(code) => *code,
+            // The system keeps the lowest eight bits of an exit code; a failure must not look like success.
+            Failure::Terminated(code) => code.to_le_bytes()[0].max(u8::from(*code != 0)),
             _ => 1,
         }
     }
@@ -118,6 +123,7 @@ impl Failure {
             Failure::Several(all) => {
                 all.iter().map(Failure::message).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
             }
+            Failure::Terminated(_) => self.to_string(),
             Failure::Exit(_) => String::new(),
         }
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::client::with_query;
 use super::duration;
 use super::failure::{Failure, Result, all_of, fail};
+use super::output;
 use super::session::{Selection, Session, Target, items_of, name_of, namespace_of};
 
 /// Lines shown of each container when pods are chosen by label.
@@ -231,7 +232,7 @@ pub fn pod_selector(kind: &str, object: &Value) -> Option<String> {
 }
 
 /// Pods that have something to say come first: assigned, running, ready, older.
-fn rank(pod: &Value) -> (bool, u8, bool, String) {
+pub fn rank(pod: &Value) -> (bool, u8, bool, String) {
     let phase = match pod["status"]["phase"].as_str() {
         Some("Running") => 0,
         Some("Pending") => 2,
@@ -318,7 +319,7 @@ async fn read(session: &Session, args: &LogsArgs, source: &Source) -> Result<()>
             if count == 0 {
                 return Ok(());
             }
-            write(&buffer[..count]);
+            output::bytes(&buffer[..count]);
         }
     }
     // Lines of several sources must not be torn apart, so they are passed on whole.
@@ -331,15 +332,7 @@ async fn read(session: &Session, args: &LogsArgs, source: &Source) -> Result<()>
         }
         let mut whole = source.prefix.clone().into_bytes();
         whole.extend_from_slice(&line);
-        write(&whole);
-    }
-}
-
-fn write(bytes: &[u8]) {
-    use std::io::Write;
-    let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(1);
+        output::bytes(&whole);
     }
 }
 

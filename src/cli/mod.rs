@@ -8,9 +8,17 @@ pub mod failure;
 
 mod about;
 mod apply;
+mod attach;
 mod client;
+mod completion;
 mod config;
+mod cp;
+mod cp_pack;
+mod cp_unpack;
 mod create;
+mod debug;
+mod debug_copy;
+mod debug_profile;
 mod delete;
 mod describe;
 mod discovery;
@@ -18,6 +26,7 @@ mod dry_run;
 mod duration;
 mod edit;
 mod events;
+mod exec;
 mod explain;
 mod files;
 mod generate;
@@ -25,6 +34,7 @@ mod generate_data;
 mod generate_ingress;
 mod get;
 mod get_watch;
+mod image;
 mod kubeconfig;
 mod label;
 mod logs;
@@ -32,12 +42,17 @@ mod mutate;
 mod nodes;
 mod output;
 mod patch;
+mod port_forward;
+mod proxy;
 mod rollout;
 mod rollout_history;
+mod run_attached;
 mod run_pod;
 mod scale;
 mod session;
 mod set;
+mod stream;
+mod top;
 mod wait;
 mod words;
 
@@ -127,9 +142,26 @@ pub enum Verb {
     /// Take a pod or deployment and expose it as a new service
     Expose(run_pod::ExposeArgs),
     /// Run a particular image on the cluster
-    Run(run_pod::RunArgs),
+    Run(Box<run_pod::RunArgs>),
     /// Print the logs for a container in a pod
     Logs(logs::LogsArgs),
+    /// Execute a command in a container
+    Exec(exec::ExecArgs),
+    /// Attach to a running container
+    Attach(attach::AttachArgs),
+    /// Copy files and directories to and from containers
+    Cp(cp::CpArgs),
+    /// Forward one or more local ports to a pod
+    PortForward(port_forward::PortForwardArgs),
+    /// Create debugging sessions for troubleshooting workloads and nodes
+    Debug(Box<debug::DebugArgs>),
+    /// Display resource (CPU/memory) usage
+    #[command(subcommand)]
+    Top(top::TopCommand),
+    /// Run a proxy to the Kubernetes API server
+    Proxy(proxy::ProxyArgs),
+    /// Output shell completion code for the specified shell (bash, zsh, fish)
+    Completion(completion::CompletionArgs),
     /// Wait for a specific condition on one or many resources
     Wait(wait::WaitArgs),
     /// List events
@@ -156,9 +188,9 @@ pub enum Verb {
     Version(about::VersionArgs),
     /// Display cluster information
     ClusterInfo,
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Attach(Absent),
+    /// Manage Wasm images: a registry's and those of the node on this machine
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Autoscale(Absent),
@@ -167,31 +199,10 @@ pub enum Verb {
     Certificate(Absent),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
-    Cp(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Debug(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
     Drain(Absent),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
-    Exec(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
     Kustomize(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    PortForward(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Proxy(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Top(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Completion(Absent),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Plugin(Absent),
@@ -222,7 +233,9 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
     // These work without a cluster.
     let verb = match verb {
         Verb::Config(command) => return config::run(globals, command),
+        Verb::Completion(args) => return completion::run(args),
         Verb::Version(args) => return about::version(Session::open(globals).await, args).await,
+        Verb::Image(command) => return image::run(command).await,
         other => refuse_absent(other)?,
     };
     let session = &Session::open(globals).await?;
@@ -240,8 +253,15 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
         Verb::Rollout(command) => rollout::run(session, command).await,
         Verb::Set(command) => set::run(session, command).await,
         Verb::Expose(args) => run_pod::expose(session, args).await,
-        Verb::Run(args) => run_pod::run(session, args).await,
+        Verb::Run(args) => run_pod::run(session, *args).await,
         Verb::Logs(args) => logs::run(session, args).await,
+        Verb::Exec(args) => exec::run(session, args).await,
+        Verb::Attach(args) => attach::run(session, args).await,
+        Verb::Cp(args) => cp::run(session, args).await,
+        Verb::PortForward(args) => port_forward::run(session, args).await,
+        Verb::Debug(args) => debug::run(session, *args).await,
+        Verb::Top(command) => top::run(session, command).await,
+        Verb::Proxy(args) => proxy::run(session, args).await,
         Verb::Wait(args) => wait::run(session, args).await,
         Verb::Events(args) => events::run(session, args).await,
         Verb::Explain(args) => explain::run(session, args).await,
@@ -261,18 +281,10 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
 /// Verbs that kubectl has and this version has not say so, instead of looking like typing errors.
 fn refuse_absent(verb: Verb) -> failure::Result<Verb> {
     let (name, absent) = match &verb {
-        Verb::Attach(absent) => ("attach", absent),
         Verb::Autoscale(absent) => ("autoscale", absent),
         Verb::Certificate(absent) => ("certificate", absent),
-        Verb::Cp(absent) => ("cp", absent),
-        Verb::Debug(absent) => ("debug", absent),
         Verb::Drain(absent) => ("drain", absent),
-        Verb::Exec(absent) => ("exec", absent),
         Verb::Kustomize(absent) => ("kustomize", absent),
-        Verb::PortForward(absent) => ("port-forward", absent),
-        Verb::Proxy(absent) => ("proxy", absent),
-        Verb::Top(absent) => ("top", absent),
-        Verb::Completion(absent) => ("completion", absent),
         Verb::Plugin(absent) => ("plugin", absent),
         _ => return Ok(verb),
     };

@@ -1,12 +1,20 @@
 //! `run` and `expose`: a pod from an image, a Service for what is there already.
 
+use std::time::Duration;
+
+use http::Method;
 use serde_json::{Value, json};
 
+use super::attach::Wish;
+use super::client::Media;
 use super::create::{self, CreateFlags};
-use super::failure::{Result, fail};
+use super::dry_run::DryRun;
+use super::failure::{Failure, Result, all_of, fail, usage};
 use super::files::FileArgs;
-use super::output::Printer;
-use super::session::{Selection, Session, name_of};
+use super::output::{self, Printer};
+use super::run_attached::{attach_or_read, is_ready_or_over, outcome_of, wait_for};
+use super::session::{Selection, Session, name_of, namespace_of};
+use super::stream::{target, terminal};
 
 /// Flags of `run`.
 #[derive(Debug, clap::Args)]
@@ -39,18 +47,30 @@ pub struct RunArgs {
     /// Use the extra arguments as the command rather than as its arguments
     #[arg(long)]
     command: bool,
-    /// Keep stdin open on the container (not available)
-    #[arg(short = 'i', long, hide = true)]
+    /// Keep stdin open on the container in the pod, even if nothing is attached
+    #[arg(short = 'i', long)]
     stdin: bool,
-    /// Allocate a TTY for the container (not available)
-    #[arg(short = 't', long, hide = true)]
+    /// Allocate a TTY for the container in the pod
+    #[arg(short = 't', long)]
     tty: bool,
-    /// Attach to the pod (not available)
-    #[arg(long, hide = true)]
-    attach: bool,
-    /// Delete the pod after it exits, for attached containers (not available)
-    #[arg(long, hide = true)]
+    /// Wait for the pod to start running, and then attach to it; the default with -i
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    attach: Option<bool>,
+    /// Leave stdin open after the first attach completes
+    #[arg(long)]
+    leave_stdin_open: bool,
+    /// Delete the pod after it exits; only valid when attaching to the container
+    #[arg(long)]
     rm: bool,
+    /// Suppress prompt messages
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    /// Run the container in privileged mode
+    #[arg(long)]
+    privileged: bool,
+    /// How long to wait until the pod is running (5s, 2m, 3h)
+    #[arg(long, default_value = "1m0s", value_parser = super::duration::flag)]
+    pod_running_timeout: Duration,
     #[command(flatten)]
     common: CreateFlags,
     /// What the container runs
@@ -59,14 +79,7 @@ pub struct RunArgs {
 
 /// Carries out `run`.
 pub async fn run(session: &Session, args: RunArgs) -> Result<()> {
-    for (given, flag) in [(args.stdin, "--stdin"), (args.tty, "--tty"), (args.attach, "--attach"), (args.rm, "--rm")] {
-        if given {
-            return fail(format!("{flag} is not available in this version of coracle"));
-        }
-    }
-    if !matches!(args.restart.as_str(), "Always" | "OnFailure" | "Never") {
-        return fail(format!("invalid restart policy: {}", args.restart));
-    }
+    let is_attached = check(&args)?;
     if args.expose && args.port.is_none() {
         return fail("--port must be set when exposing a service");
     }
@@ -82,11 +95,100 @@ pub async fn run(session: &Session, args: RunArgs) -> Result<()> {
         });
         create::create(session, service, &args.common, &mut printer).await?;
     }
-    create::create(session, pod(&args)?, &args.common, &mut printer).await
+    if !is_attached {
+        return create::create(session, pod(&args)?, &args.common, &mut printer).await;
+    }
+    let made = create::send(session, pod(&args)?, &args.common).await?;
+    let work = attached(session, &args, &made);
+    if !args.rm {
+        return work.await;
+    }
+    // Whoever wants the pod gone wants that after Ctrl-C too.
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = terminal::killed() => Err(Failure::Exit(1)),
+    };
+    remove(session, &args, &made).await.and(outcome)
+}
+
+/// Refuses what makes no sense; says whether the pod is attached to.
+fn check(args: &RunArgs) -> Result<bool> {
+    if args.tty && !args.stdin {
+        return usage("run", "-i/--stdin is required for containers with -t/--tty=true");
+    }
+    if !matches!(args.restart.as_str(), "Always" | "OnFailure" | "Never") {
+        return usage("run", format!("invalid restart policy: {}", args.restart));
+    }
+    let is_attached = args.attach.unwrap_or(args.stdin);
+    if args.rm && !is_attached {
+        return usage("run", "--rm should only be used for attached containers");
+    }
+    if args.common.dry_run != DryRun::None && (is_attached || args.stdin || args.tty) {
+        return usage(
+            "run",
+            "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)",
+        );
+    }
+    if is_attached {
+        target::running_timeout("run", args.pod_running_timeout)?;
+    }
+    Ok(is_attached)
+}
+
+/// Attaches to the pod, and takes its program's exit code if the program is not started again.
+async fn attached(session: &Session, args: &RunArgs, made: &Value) -> Result<()> {
+    let pod = wait_for(session, made, Some(args.pod_running_timeout), is_ready_or_over).await?;
+    let wish = Wish { stdin: args.stdin, tty: args.tty, quiet: args.quiet };
+    match attach_or_read(session, &pod, &args.name, wish).await {
+        // The pod tells the same, and knows whether the program is started again.
+        Err(Failure::Terminated(_)) => {}
+        other => other?,
+    }
+    if args.leave_stdin_open || args.restart == "Always" {
+        return Ok(());
+    }
+    let is_over = |pod: &Value| match pod["status"]["phase"].as_str() {
+        Some("Succeeded") => true,
+        Some("Failed") => args.restart == "Never",
+        _ => false,
+    };
+    let pod = wait_for(session, made, Some(args.pod_running_timeout), is_over).await?;
+    outcome_of(&pod, namespace_of(&pod).unwrap_or(&session.namespace))
+}
+
+async fn remove(session: &Session, args: &RunArgs, made: &Value) -> Result<()> {
+    let mut paths = vec![("pod", target::path(session, made, ""))];
+    if args.expose {
+        let resource = session.resource("services").await?;
+        let namespace = namespace_of(made).unwrap_or(&session.namespace);
+        paths.push(("service", resource.path(Some(namespace), &args.name)));
+    }
+    let mut failures = Vec::new();
+    for (kind, path) in paths {
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+        match session.client.send(Method::DELETE, &path, Media::Json, &options).await {
+            Ok(_) => output::line(&format!("{kind} {:?} deleted", args.name)),
+            Err(failure) if failure.is_not_found() => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    all_of(failures)
 }
 
 fn pod(args: &RunArgs) -> Result<Value> {
     let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
+    if args.stdin {
+        container["stdin"] = true.into();
+        if !args.leave_stdin_open {
+            container["stdinOnce"] = true.into();
+        }
+    }
+    if args.tty {
+        container["tty"] = true.into();
+    }
+    if args.privileged {
+        container["securityContext"] = json!({"privileged": true});
+    }
     if let Some(port) = args.port {
         container["ports"] = json!([{"containerPort": port}]);
     }

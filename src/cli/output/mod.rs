@@ -214,9 +214,14 @@ pub fn list_of(items: Vec<Value>) -> Value {
 
 /// Writes to stdout; when nobody reads any more, ends the process as a shell pipe expects.
 pub fn out(text: &str) {
+    bytes(text.as_bytes());
+}
+
+/// Writes bytes to stdout; as above.
+pub fn bytes(bytes: &[u8]) {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
         std::process::exit(1);
     }
 }
