@@ -7,12 +7,13 @@
 use super::{PROVISIONER, claim_of, reference, tell_once};
 use crate::edit::annotate;
 use crate::{Controller, Cx, Outcome};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 use state::record::Note;
 use state::storage::{self, annotation};
-use state::{Change, Event, Key, Object, World, Write};
+use state::{Change, Event, Key, Object, World, Write, rfc3339};
 use std::sync::Arc;
 
 const NAME: &str = "persistentvolume-controller";
@@ -96,7 +97,7 @@ fn unbound(cx: &mut Cx<'_>, object: &Arc<Object>, claim: &PersistentVolumeClaim)
             return vec![Write::update(object, value)];
         }
         return match storage::best(cx.world, claim, |_| true) {
-            Some(volume) => bind(cx.world, object, claim, volume),
+            Some(volume) => bind(cx, object, claim, volume),
             None => no_volume(cx, object),
         };
     };
@@ -110,7 +111,7 @@ fn unbound(cx: &mut Cx<'_>, object: &Arc<Object>, claim: &PersistentVolumeClaim)
         (false, _) => true,
     };
     if let Some(volume) = storage::best(cx.world, claim, may_take) {
-        return bind(cx.world, object, claim, volume);
+        return bind(cx, object, claim, volume);
     }
     match found {
         _ if class.is_empty() => no_volume(cx, object),
@@ -182,14 +183,14 @@ fn asked_for(cx: &mut Cx<'_>, object: &Arc<Object>, claim: &PersistentVolumeClai
             let message = format!("Cannot bind to requested volume {name:?}: {fault}");
             tell(cx, object, &Note::warning(NAME, "VolumeMismatch", &message))
         }
-        None => bind(cx.world, object, claim, volume),
+        None => bind(cx, object, claim, volume),
     }
 }
 
 /// Both sides at once.
-fn bind(world: &World, object: &Object, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Vec<Write> {
+fn bind(cx: &Cx<'_>, object: &Object, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Vec<Write> {
     let Some(name) = volume.metadata.name.as_deref() else { return Vec::new() };
-    let Some(other) = world.get(&Key::of::<PersistentVolume>("", name)) else { return Vec::new() };
+    let Some(other) = cx.world.get(&Key::of::<PersistentVolume>("", name)) else { return Vec::new() };
     let mut taken = other.value();
     if taken["spec"]["claimRef"].is_null() {
         annotate(&mut taken, BOUND_BY_CONTROLLER, "yes");
@@ -197,7 +198,7 @@ fn bind(world: &World, object: &Object, claim: &PersistentVolumeClaim, volume: &
     if taken["spec"]["claimRef"]["uid"].as_str() != Some(object.meta().uid.as_str()) {
         taken["spec"]["claimRef"] = reference(object);
     }
-    taken["status"] = json!({"phase": "Bound"});
+    put_phase(&mut taken, "Bound", None, cx.now);
     let mut value = object.value();
     if storage::volume_name(claim).is_none() {
         annotate(&mut value, BOUND_BY_CONTROLLER, "yes");
@@ -233,7 +234,7 @@ fn bound(cx: &mut Cx<'_>, object: &Arc<Object>, claim: &PersistentVolumeClaim) -
         let message = "Two claims are bound to the same volume, this one is bound incorrectly";
         return lost(cx, object, "ClaimMisbound", message);
     }
-    let mut writes = bind(cx.world, object, claim, volume);
+    let mut writes = bind(cx, object, claim, volume);
     if storage::request(claim) > storage::capacity(volume) && !object.is_deleting() {
         if may_grow(cx.world, claim, volume) {
             writes = grow(object, other, &writes);
@@ -278,13 +279,13 @@ fn sync_volume(cx: &mut Cx<'_>, object: &Arc<Object>, volume: &PersistentVolume)
     let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     let Some(uid) = reference.and_then(|reference| reference.uid.as_deref()).filter(|uid| !uid.is_empty()) else {
-        return set_phase(object, "Available", None);
+        return set_phase(cx, object, "Available", None);
     };
     let claim = claim_of(object).and_then(|key| cx.world.get(&key).cloned()).filter(|claim| claim.meta().uid == uid);
     let Some(claim) = claim else { return released(cx, object, volume, phase) };
     let Some(view) = claim.view::<PersistentVolumeClaim>() else { return Vec::new() };
     match storage::volume_name(view) {
-        Some(name) if name == object.meta().name => set_phase(object, "Bound", None),
+        Some(name) if name == object.meta().name => set_phase(cx, object, "Bound", None),
         // the claim has another volume: this one goes back to where it came from
         Some(_) if object.meta().annotations.contains_key(BOUND_BY_CONTROLLER) => {
             let mut value = object.value();
@@ -292,7 +293,7 @@ fn sync_volume(cx: &mut Cx<'_>, object: &Arc<Object>, volume: &PersistentVolume)
             if let Some(annotations) = crate::edit::annotations(&mut value) {
                 annotations.remove(BOUND_BY_CONTROLLER);
             }
-            value["status"] = json!({"phase": "Available"});
+            put_phase(&mut value, "Available", None, cx.now);
             vec![Write::update(object, value)]
         }
         Some(_) => released(cx, object, volume, phase),
@@ -313,21 +314,27 @@ fn released(cx: &mut Cx<'_>, object: &Arc<Object>, volume: &PersistentVolume, ph
             let why = "no deletable volume plugin matched";
             ("VolumeFailedDelete", format!("error getting deleter volume plugin for volume {name:?}: {why}"))
         }
-        _ => return set_phase(object, "Released", None),
+        _ => return set_phase(cx, object, "Released", None),
     };
-    let mut writes = set_phase(object, "Failed", Some(&message));
+    let mut writes = set_phase(cx, object, "Failed", Some(&message));
     writes.extend(tell(cx, object, &Note::warning(NAME, reason, &message)));
     writes
 }
 
-fn set_phase(object: &Object, phase: &str, message: Option<&str>) -> Vec<Write> {
+fn set_phase(cx: &Cx<'_>, object: &Object, phase: &str, message: Option<&str>) -> Vec<Write> {
     let mut value = object.value();
-    if value["status"]["phase"] == phase {
-        return Vec::new();
+    let changed = put_phase(&mut value, phase, message, cx.now);
+    changed.then(|| Write::update(object, value)).into_iter().collect()
+}
+
+/// Sets a volume's phase; says whether it had another.
+fn put_phase(volume: &mut Value, phase: &str, message: Option<&str>, now: Timestamp) -> bool {
+    if volume["status"]["phase"] == phase {
+        return false;
     }
-    value["status"] = match message {
-        Some(message) => json!({"phase": phase, "message": message}),
-        None => json!({"phase": phase}),
-    };
-    vec![Write::update(object, value)]
+    volume["status"] = json!({"phase": phase, "lastPhaseTransitionTime": rfc3339(now)});
+    if let Some(message) = message {
+        volume["status"]["message"] = message.into();
+    }
+    true
 }
