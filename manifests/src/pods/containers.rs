@@ -71,7 +71,7 @@ pub(super) fn container(container: &At<'_>, volumes: &HashSet<&str>, is_init: bo
     errors.extend(ports(&container.field("ports")));
     errors.extend(container.field("env").items().flat_map(|env| self::env(&env)));
     errors.extend(container.field("envFrom").items().flat_map(|source| env_from(&source)));
-    errors.extend(volumes::mounts(&container.field("volumeMounts"), volumes));
+    errors.extend(volumes::mounts(container, volumes));
     errors.extend(resources(&container.field("resources")));
     errors.extend(probes::of_container(container, is_init));
     errors

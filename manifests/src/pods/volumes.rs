@@ -189,6 +189,25 @@ fn projected(source: &At<'_>) -> Vec<FieldError> {
     errors
 }
 
+/// `recursiveReadOnly` goes with a read-only mount that nothing is propagated into.
+fn recursive(mount: &At<'_>) -> Vec<FieldError> {
+    let recursive = mount.field("recursiveReadOnly");
+    let mut errors = Vec::new();
+    if recursive.is_set() {
+        errors.extend(recursive.one_of(&["Disabled", "Enabled", "IfPossible"]));
+    }
+    if matches!(recursive.text(), "Enabled" | "IfPossible") {
+        if !mount.field("readOnly").is_true() {
+            errors.push(recursive.forbidden("may only be specified when readOnly is true"));
+        }
+        if !matches!(mount.field("mountPropagation").text(), "" | "None") {
+            let why = "may only be specified when mountPropagation is None or not specified";
+            errors.push(recursive.forbidden(why));
+        }
+    }
+    errors
+}
+
 /// A path below a directory, of a file that must have one.
 fn file_path(path: &At<'_>) -> Vec<FieldError> {
     if path.text().is_empty() {
@@ -212,8 +231,10 @@ fn descending(path: &At<'_>) -> Vec<FieldError> {
     errors
 }
 
-/// What is wrong with mounts of volumes of these names.
-pub fn mounts(mounts: &At<'_>, volumes: &HashSet<&str>) -> Vec<FieldError> {
+/// What is wrong with a container's mounts of volumes of these names.
+pub fn mounts(container: &At<'_>, volumes: &HashSet<&str>) -> Vec<FieldError> {
+    let mounts = container.field("volumeMounts");
+    let is_privileged = container.fields(&["securityContext", "privileged"]).is_true();
     let mut errors = Vec::new();
     let mut paths = HashSet::new();
     for mount in mounts.items() {
@@ -232,6 +253,12 @@ pub fn mounts(mounts: &At<'_>, volumes: &HashSet<&str>) -> Vec<FieldError> {
         if propagation.is_set() {
             errors.extend(propagation.one_of(&PROPAGATIONS));
         }
+        if propagation.text() == "Bidirectional" && !is_privileged {
+            errors.push(
+                propagation.forbidden("Bidirectional mount propagation is available only to privileged containers"),
+            );
+        }
+        errors.extend(recursive(&mount));
         let (sub, expression) = (mount.field("subPath"), mount.field("subPathExpr"));
         errors.extend(descending(&sub));
         errors.extend(descending(&expression));
