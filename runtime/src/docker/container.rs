@@ -47,8 +47,14 @@ impl Docker {
         let docker = self.clone();
         let (told, telling) = oneshot::channel();
         tokio::spawn(async move {
-            let lock = docker.0.pods.lock(&spec.pod.uid);
-            let _here = lock.read().await;
+            let (pod, own) = (docker.0.pods.lock(&spec.pod.uid), format!("{}/{}", spec.pod.uid, spec.name));
+            let own = docker.0.pods.lock(&own);
+            let _here = pod.read().await;
+            // One at a time: each takes what it finds under the name for left over.
+            let _alone = own.write().await;
+            if told.is_closed() {
+                return;
+            }
             let made = docker.make(spec).await;
             if let Err(Ok(unwanted)) = told.send(made)
                 && let Err(error) = docker.remove(unwanted.id()).await

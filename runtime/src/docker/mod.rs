@@ -114,7 +114,7 @@ fn oom_score_adj_min() -> i64 {
 struct Pods(Mutex<HashMap<String, Weak<RwLock<()>>>>);
 
 impl Pods {
-    /// Shared by what starts containers, exclusive for making the sandbox and for removing.
+    /// Of a pod by its uid: shared by what starts containers, exclusive for making the sandbox and for removing.
     fn lock(&self, uid: &str) -> Arc<RwLock<()>> {
         let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lock) = pods.get(uid).and_then(Weak::upgrade) {

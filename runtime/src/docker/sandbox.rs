@@ -25,6 +25,9 @@ const TRIES_MAX: usize = 3;
 /// How long someone else's removal is waited for, and how often it is looked at.
 const REMOVAL_MAX: Duration = Duration::from_secs(30);
 const REMOVAL_LOOK: Duration = Duration::from_millis(50);
+/// How long a started process may take to become its program, and how often it is looked at.
+const PROGRAM_MAX: Duration = Duration::from_secs(5);
+const PROGRAM_LOOK: Duration = Duration::from_millis(1);
 
 impl Docker {
     /// The pod's sandbox: the one that runs, else a new one. Who drops the future leaves a sandbox that the next call
@@ -56,7 +59,7 @@ impl Docker {
                 Err(Cause::Refused(409, _)) => {
                     let existing = found(client.inspect_container(&name, None).await);
                     if let Some(existing) = existing.map_err(engine("inspect a sandbox"))? {
-                        match self.adopt_sandbox(spec, &existing) {
+                        match self.adopt_sandbox(spec, &existing).await {
                             Some(sandbox) => return sandbox,
                             None => self.remove(existing.id.as_deref().unwrap_or(&name)).await?,
                         }
@@ -83,7 +86,7 @@ impl Docker {
                 }
             }
             let made = client.inspect_container(&id, None).await.map_err(refused(failed))?;
-            return match self.adopt_sandbox(spec, &made) {
+            return match self.adopt_sandbox(spec, &made).await {
                 Some(Ok(sandbox)) => Ok(sandbox),
                 problem => {
                     self.remove(&id).await?;
@@ -95,7 +98,7 @@ impl Docker {
     }
 
     /// `None`: it does not run, or is not what is wanted.
-    fn adopt_sandbox(
+    async fn adopt_sandbox(
         &self,
         spec: &SandboxSpec,
         found: &ContainerInspectResponse,
@@ -107,7 +110,7 @@ impl Docker {
             return Some(Ok(Sandbox { id, namespace: None, address: None }));
         }
         let address = Some(self.address(found)?);
-        Some(namespace(&spec.pod, pid).map(|namespace| Sandbox { id, namespace: Some(namespace), address }))
+        Some(namespace(&spec.pod, pid).await.map(|namespace| Sandbox { id, namespace: Some(namespace), address }))
     }
 
     /// Its address on the pod network.
@@ -193,17 +196,24 @@ impl Docker {
 }
 
 /// The network namespace of process `pid`, which must be the sandbox of `pod` as this machine sees it.
-fn namespace(pod: &PodId, pid: i64) -> Result<NetworkNamespace, DockerError> {
+async fn namespace(pod: &PodId, pid: i64) -> Result<NetworkNamespace, DockerError> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let foreign = |detail: String| DockerError::Unsupported {
         detail: format!("the processes of Docker cannot be seen from here; is it on another machine? ({detail})"),
     };
     // Opened first: were the process replaced by another in between, the name would not be right.
     let namespace = NetworkNamespace::open(&process.join("ns/net")).map_err(|error| foreign(error.to_string()))?;
-    let command = std::fs::read(process.join("cmdline")).map_err(|error| foreign(error.to_string()))?;
     let expected = format!("{}\0{}\0", pause::PROGRAM, pod.kubelet());
-    if command != expected.as_bytes() {
-        return Err(foreign(format!("process {pid} is not the sandbox")));
+    let end = Instant::now() + PROGRAM_MAX;
+    loop {
+        let command = std::fs::read(process.join("cmdline")).map_err(|error| foreign(error.to_string()))?;
+        if command == expected.as_bytes() {
+            return Ok(namespace);
+        }
+        // Docker says that it runs a moment before the process has become the program.
+        if Instant::now() > end {
+            return Err(foreign(format!("process {pid} is not the sandbox")));
+        }
+        tokio::time::sleep(PROGRAM_LOOK).await;
     }
-    Ok(namespace)
 }
