@@ -25,6 +25,7 @@ mod volumes;
 
 pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
 pub use netproxy::network::{Cidr, may_bind, may_configure};
+pub use runtime::images;
 
 use addresses::Pools;
 use anyhow::Context;

@@ -1,4 +1,4 @@
-//! Wasm images against a real registry (`docker-registry`), and against a TLS server that hands out tokens and redirects.
+//! Wasm images against a real registry (`docker-registry`), and a TLS server that hands out tokens and redirects.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use registry::{Registry, container_image, layer, wasm};
 use runtime::images::{
-    Credential, ImageError, ImageLimits, Images, Kind, Parsed, PullPolicy, Reference, RegistryConfig, Source, parse,
+    Credential, ImageError, ImageLimits, Images, Kind, Parsed, PullPolicy, Reference, RegistryConfig, parse, push_file,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -45,7 +45,7 @@ impl Node {
 
     async fn push(&self, bytes: &[u8], target: &str) -> String {
         let file = self.file("app.wasm", bytes);
-        self.images.push(&Source::File(file), &reference(target), &[]).await.unwrap().digest
+        push_file(&file, &reference(target), &[]).await.unwrap().digest
     }
 
     /// Nothing half-written is left.
@@ -234,9 +234,9 @@ async fn basic_credentials() {
     let right = [credential(&registry.host, "s3cret")];
     let file = node.file("app.wasm", &wasm(1));
     let target = reference(&image);
-    let refused = node.images.push(&Source::File(file.clone()), &target, &[]).await.unwrap_err();
+    let refused = push_file(&file, &target, &[]).await.unwrap_err();
     assert!(told(&refused, &[]).contains("401 Unauthorized"), "{refused:?}");
-    node.images.push(&Source::File(file), &target, &right).await.unwrap();
+    push_file(&file, &target, &right).await.unwrap();
     for none in [&[][..], &[credential(&registry.host, "wrong")], &[credential("other.example.com", "s3cret")]] {
         let refused = node.images.pull(&image, Always, none).await.unwrap_err();
         assert_eq!(
@@ -336,7 +336,7 @@ async fn files_are_imported_listed_pushed_and_removed() {
 
     if let Some(registry) = Registry::start(false) {
         let target = registry.name("copies/app:v1");
-        let pushed = node.images.push(&Source::Stored("app:v1".into()), &reference(&target), &[]).await.unwrap();
+        let pushed = node.images.push("app:v1", &reference(&target), &[]).await.unwrap();
         // The same file is the same image, pushed or imported.
         assert_eq!(pushed.digest, made.digest);
         assert_eq!(Node::new().bytes(&target, Always).await, wasm(1));

@@ -9,5 +9,5 @@ mod up;
 
 pub use config_file::with_config_file;
 pub use flags::{ServerFlags, UpFlags};
-pub use server::server;
+pub use server::{default_data_dir, server};
 pub use up::up;

@@ -106,7 +106,8 @@ fn seed(data_dir: &Path) -> u64 {
     hasher.finish()
 }
 
-fn default_data_dir() -> Result<PathBuf> {
+/// Where a server keeps its state unless told otherwise.
+pub fn default_data_dir() -> Result<PathBuf> {
     if geteuid().is_root() {
         return Ok("/var/lib/coracle".into());
     }

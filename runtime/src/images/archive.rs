@@ -1,7 +1,7 @@
 //! Tar files, packed or not: the layers of container images, and images as files.
 //!
-//! Names that are longer than a tar header holds are read here and not by the tar crate, which would take as much memory
-//! for them as the archive says. Deliberately absent: unpacking; one file is looked for, and nothing else written.
+//! Names that are longer than a tar header holds are read here and not by the tar crate, which would take as much
+//! memory for them as the archive says. Deliberately absent: unpacking; one file is looked for, nothing else written.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};

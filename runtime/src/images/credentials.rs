@@ -238,30 +238,25 @@ mod tests {
                     let show = |c: &Credential| format!("{} {}:{}", c.server, c.username, c.password);
                     found.iter().map(show).collect::<Vec<_>>().join(", ")
                 })
-                .unwrap_or_else(|error| error.to_string())
+                .unwrap_or_else(|error| error.to_string().replace("the secret's key \".dockerconfigjson\" is ", ""))
         };
         let (new, old) = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg");
         for (kind, key, text, want) in [
             (new, ".dockerconfigjson", r#"{"auths":{"a":{"auth":"dTpwOnE="}}}"#, "a u:p:q"),
             (new, ".dockerconfigjson", r#"{"auths":{"a":{"username":"u","password":"p"},"b":{}}}"#, "a u:p"),
             (old, ".dockercfg", r#"{"a":{"auth":"dTpw","email":"x"}}"#, "a u:p"),
-            (
-                new,
-                ".dockerconfigjson",
-                "{",
-                "the secret's key \".dockerconfigjson\" is no Docker configuration: invalid JSON at line 1 column 1",
-            ),
+            (new, ".dockerconfigjson", "{", "no Docker configuration: invalid JSON at line 1 column 1"),
             (
                 new,
                 ".dockerconfigjson",
                 r#"{"auths":{"a":{"auth":"%%"}}}"#,
-                "the secret's key \".dockerconfigjson\" is no Docker configuration: the auth of \"a\" is no base64 of USER:PASSWORD",
+                "no Docker configuration: the auth of \"a\" is no base64 of USER:PASSWORD",
             ),
             (
                 new,
                 ".dockerconfigjson",
                 r#"{"auths":["s3cret"]}"#,
-                "the secret's key \".dockerconfigjson\" is no Docker configuration: unexpected value at line 1 column 9",
+                "no Docker configuration: unexpected value at line 1 column 9",
             ),
             (new, "config.json", "{}", "the secret has no key \".dockerconfigjson\""),
             (

@@ -123,7 +123,7 @@ pub(super) fn read(text: &[u8]) -> Result<Found, PullError> {
     Ok(Found::Manifest(Manifest { config, layers: document.layers, annotations, artifact_type }))
 }
 
-/// The Wasm image of an index, `wasi/wasm` before its kin; or an index's only image, which may be Wasm without saying so.
+/// The Wasm image of an index, `wasi/wasm` before its kin; or its only image, which may be Wasm without saying so.
 pub(super) fn choose(index: &[Descriptor]) -> Option<&Descriptor> {
     let platform = |entry: &Descriptor| entry.platform.clone().unwrap_or_default();
     let rank = |entry: &&Descriptor| match platform(entry) {

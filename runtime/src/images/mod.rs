@@ -1,9 +1,9 @@
 //! Wasm images: from a registry, an address or a file into the node's store, and from there to a path to load.
 //!
-//! [`parse`] reads a name, [`Images`] is the store that all pods of a node share: [`Images::pull`] brings an image there
-//! by pull policy and answers the path of its program, [`Images::kind`] tells whether an image is Wasm at all. An image is
-//! one program; what else its layers hold is not kept. Deliberately absent: container images (Docker has its own store),
-//! proxies, signatures, zstd layers.
+//! [`parse`] reads a name, [`Images`] is the store that all pods of a node share: [`Images::pull`] brings an image
+//! there by pull policy and answers the path of its program, [`Images::kind`] tells whether an image is Wasm at all. An
+//! image is one program; what else its layers hold is not kept. Deliberately absent: container images (Docker has its
+//! own store), proxies, signatures, zstd layers.
 
 mod archive;
 mod artifact;
@@ -12,6 +12,7 @@ mod error;
 mod import;
 mod manifest;
 mod pull;
+mod push;
 mod reference;
 mod registry;
 mod store;
@@ -26,19 +27,18 @@ use tokio::sync::Semaphore;
 
 pub use credentials::{Credential, CredentialsError, credentials_of, docker_config, matching};
 pub use error::{ImageError, PullError};
+pub use push::{Pushed, push_file};
 pub use reference::{HttpsImage, Parsed, Reference, parse};
 pub use store::{ImageConfig, Pin, Removed, Stored};
 pub use transport::RegistryConfig;
 
 use archive::Bounds;
 use store::{Store, lock};
-use transport::{Payload, Transport};
+use transport::Transport;
 
 /// How long a registry's answer to what an image is holds.
 const KIND_TIME: Duration = Duration::from_secs(60);
 const KINDS_MAX: usize = 1024;
-/// The longest that a push may take.
-const PUSH_MAX: Duration = Duration::from_secs(1800);
 
 /// The bounds of the store and of what is taken from registries.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +92,8 @@ pub enum Kind {
 pub struct Pulled {
     /// The program's file. A stored one has no extension; it stays while `pin` lives.
     pub path: PathBuf,
-    /// `sha256:...` of the manifest or index, or of the file behind an address. Empty for `file://`, where the program's
-    /// own digest, known when it is loaded, stands for it.
+    /// `sha256:...` of the manifest or index, or of the file behind an address. Empty for `file://`, where the
+    /// program's own digest, known when it is loaded, stands for it.
     pub digest: String,
     /// What `imageID` says of a registry's image: `docker.io/library/app@sha256:...`; else the digest.
     pub image_id: String,
@@ -105,28 +105,6 @@ pub struct Pulled {
     pub config: ImageConfig,
     /// Keep it while the image is in use: it holds the file in the store. None for `file://`.
     pub pin: Option<Pin>,
-}
-
-/// What is pushed.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A `.wasm` file.
-    File(PathBuf),
-    /// An image of the store, by its name.
-    Stored(String),
-}
-
-/// What a push made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pushed {
-    /// The complete name that now stands for it.
-    pub reference: String,
-    /// `sha256:...` of the manifest.
-    pub digest: String,
-    /// Of the manifest, in bytes.
-    pub manifest_bytes: u64,
-    /// `sha256:...` of the program.
-    pub layer: String,
 }
 
 /// A node's Wasm images; clones share it. Several processes may open the same directory.
@@ -259,68 +237,23 @@ impl Images {
         .await
     }
 
-    /// Puts a program into a registry, in the CNCF Wasm artifact layout.
+    /// Puts an image of the store, named as in a pod, into a registry: see [`push_file`].
     pub async fn push(
         &self,
-        source: &Source,
+        image: &str,
         target: &Reference,
         credentials: &[Credential],
     ) -> Result<Pushed, ImageError> {
-        let (inner, source) = (self.0.clone(), source.clone());
-        let (path, title, _pin) = blocking(move || match source {
-            Source::File(path) => {
-                let title = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Ok((path, title, None))
-            }
-            Source::Stored(image) => {
-                let failed = |error| ImageError::store("refs", error);
-                let stored = inner.store.find(&stored_name(&image)?).map_err(failed)?;
-                let stored = stored.ok_or_else(|| ImageError::Absent { image: image.clone() })?;
-                let pin = inner.store.pin(&stored.blob).map_err(failed)?.ok_or(ImageError::Absent { image })?;
-                Ok((inner.store.blob_path(&stored.blob), stored.config.name, Some(pin)))
-            }
+        let (inner, name, image) = (self.0.clone(), stored_name(image)?, image.to_owned());
+        let (path, title, _pin) = blocking(move || {
+            let failed = |error| ImageError::store(&name, error);
+            let stored = inner.store.find(&name).map_err(failed)?;
+            let stored = stored.ok_or_else(|| ImageError::Absent { image: image.clone() })?;
+            let pin = inner.store.pin(&stored.blob).map_err(failed)?.ok_or(ImageError::Absent { image })?;
+            Ok((inner.store.blob_path(&stored.blob), stored.config.name, pin))
         })
         .await?;
-        let (bytes_max, file) = (self.0.limits.wasm_bytes_max, path.clone());
-        let made = blocking(move || {
-            artifact::describe(&file, &title, bytes_max)
-                .map_err(|error| ImageError::Import { path: file, source: Arc::new(error) })
-        })
-        .await?;
-        let failed = |error| ImageError::Push { image: target.to_string(), source: Arc::new(error) };
-        let sending = async {
-            let mut users = pull::users(target, credentials).into_iter();
-            loop {
-                let sent = self.send(&path, &made, target, users.next().flatten()).await;
-                if !pull::is_turned_away(&sent) || users.len() == 0 {
-                    return sent;
-                }
-            }
-        };
-        let slow = PullError::Slow { what: "the push", seconds: PUSH_MAX.as_secs() };
-        tokio::time::timeout(PUSH_MAX, sending).await.unwrap_or(Err(slow)).map_err(failed)?;
-        Ok(Pushed {
-            reference: target.to_string(),
-            digest: made.digest,
-            manifest_bytes: made.manifest.len() as u64,
-            layer: format!("sha256:{}", made.blob),
-        })
-    }
-
-    async fn send(
-        &self,
-        path: &Path,
-        made: &artifact::Artifact,
-        target: &Reference,
-        user: Option<Credential>,
-    ) -> Result<(), PullError> {
-        let manifest_bytes_max = self.0.limits.manifest_bytes_max;
-        let mut registry =
-            registry::Registry::new(&self.0.transport, target, user.as_ref(), "pull,push", manifest_bytes_max)?;
-        let payload = Payload::File { path: path.to_owned(), bytes: made.bytes };
-        registry.push_blob(&format!("sha256:{}", made.blob), payload).await?;
-        registry.push_blob(&store::digest_of(&made.config), Payload::Bytes(made.config.clone())).await?;
-        registry.push_manifest(made.manifest.clone()).await
+        push::push(&self.0.transport, &self.0.limits, path, title, target, credentials).await
     }
 }
 

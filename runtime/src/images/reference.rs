@@ -1,7 +1,7 @@
 //! What an image's name says: a file of this machine, an address with a checksum, or a place in a registry.
 //!
-//! A name is read as Docker reads it (`docker.io`, `library/` and `latest` where they are left out). Only sha256 digests
-//! exist here.
+//! A name is read as Docker reads it (`docker.io`, `library/` and `latest` where they are left out). Only sha256
+//! digests exist here.
 
 use std::fmt;
 use std::path::PathBuf;

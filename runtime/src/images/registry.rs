@@ -1,4 +1,5 @@
-//! One repository of a registry: manifests and blobs, fetched and verified, or put there; and who asks (basic or bearer).
+//! One repository of a registry: manifests and blobs, fetched and verified, or put there; and who asks, by password or
+//! token.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -447,8 +448,8 @@ mod tests {
         for (text, want) in [
             ("Basic realm=\"Registry\"", "Basic[realm=Registry]"),
             (
-                r#"Bearer realm="https://a.b/token?x=1,2",service="r \"x\"",scope="repository:a/b:pull,push", Basic realm=x"#,
-                r#"Bearer[realm=https://a.b/token?x=1,2;service=r "x";scope=repository:a/b:pull,push] Basic[realm=x]"#,
+                r#"Bearer realm="https://a.b/t?x=1,2",service="r \"x\"",scope="repository:a:pull,push", Basic realm=x"#,
+                r#"Bearer[realm=https://a.b/t?x=1,2;service=r "x";scope=repository:a:pull,push] Basic[realm=x]"#,
             ),
             ("Negotiate", "Negotiate[]"),
             ("=x,,Basic  realm = \"open", "Basic[realm=open]"),

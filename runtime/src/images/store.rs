@@ -1,9 +1,9 @@
 //! The node's images on disk: `blobs/sha256/HEX`, one program each, and `refs/NAME.json`, which name stands for which.
 //!
-//! Everything here blocks. The directory may be used by several processes at once (a server and `coracle image`): files
-//! appear by renaming, what is changed in several steps is changed under the lock of `lock`, and a blob in use is held by
-//! a shared lock on the blob itself, which the kernel takes back when its process dies. The least recently used blobs go
-//! when the whole grows too large.
+//! Everything here blocks. The directory may be used by several processes at once (a server and `coracle image`):
+//! files appear by renaming, what is changed in several steps is changed under the lock of `lock`, and a blob in use is
+//! held by a shared lock on the blob itself, which the kernel takes back when its process dies. The least recently used
+//! blobs go when the whole grows too large.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Permissions};
