@@ -27,9 +27,9 @@ pub fn may_mount() -> bool {
 
 /// The mount points at and below a path, deepest last.
 pub fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     // the kernel names what it mounted on, not the links that lead there
     let path = path.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let mut found: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))

@@ -102,7 +102,7 @@ mod tests {
         assert_eq!((seen("volume/dir/file"), seen("volume/dir")), ((2000, 0o660), (2000, 0o2770)));
         assert_eq!((seen("outside"), seen("volume/link").0), (outside, 2000));
         std::fs::write(volume.join("new"), "").unwrap();
-        rustix::fs::chown(&volume.join("new"), None, Some(Gid::from_raw(7))).unwrap();
+        rustix::fs::chown(volume.join("new"), None, Some(Gid::from_raw(7))).unwrap();
         group.own(&dir, false).unwrap();
         assert_eq!(seen("volume/new").0, 7, "the root was right already");
         Group { id: 2000, on_root_mismatch: false }.own(&dir, false).unwrap();

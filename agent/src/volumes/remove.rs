@@ -137,7 +137,7 @@ mod tests {
             deep = deep.open_dir("down").unwrap();
         }
         drop(deep);
-        std::fs::set_permissions(pod.join("a/b"), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(pod.join("a/b"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
         tree(&pod).unwrap();
         assert!(!pod.exists());
         assert!(outside.join("kept").exists());
