@@ -80,6 +80,12 @@ impl Kubectl {
         self.expect(&["exec", "p", "-c", "a", "--", "absent"], b"", 1, "", "container not found (\"a\")");
         self.expect(&["exec", "-i", "p", "--", "count"], &vec![b'x'; LARGE], 0, &LARGE.to_string(), "");
         self.expect(&["attach", "-i", "p"], b"hello", 0, "hello", "");
+        let version = self.binary.file_name().unwrap().to_string_lossy().replace(['.', '_'], "-");
+        let name = format!("debugger-{version}");
+        let debug = self.run(&["debug", "p", "--image=x", "--target=a", "-c", &name], b"");
+        assert!(debug.status.success(), "{:?}: {debug:?}", self.binary);
+        let added = "jsonpath={.spec.ephemeralContainers[-1:].name}";
+        self.expect(&["get", "pod", "p", "-o", added], b"", 0, &name, "");
         let flood = self.run(&["exec", "p", "--", "flood", &LARGE.to_string()], b"");
         assert_eq!((flood.status.code(), flood.stdout.len()), (Some(0), LARGE), "{:?}", self.binary);
         let bytes: Vec<u8> = (0..LARGE).map(|at| (at / 7) as u8).collect();

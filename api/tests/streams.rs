@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use spdy::{Connection, Headers, Side};
 use std::time::Duration;
-use support::{Server, Who};
+use support::{BREAKING_BYTES, Server, Who};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -353,6 +353,7 @@ async fn a_client_that_leaves_ends_its_program() {
     let socket = websocket(&server, &path, "v5.channel.k8s.io").await;
     let connection = spdy_client(&server, &path, "v4.channel.k8s.io").await;
     drop((socket, connection));
+    server.rest().await;
     let held = websocket(&server, &path, "v5.channel.k8s.io").await;
     // a session that goes on does not hold the server's end up
     let stopped = tokio::time::timeout(Duration::from_secs(4), server.stop()).await;
@@ -437,6 +438,8 @@ async fn containers_are_added_to_a_pod_that_runs() {
     assert_eq!(written["status"]["ephemeralContainerStatuses"][0]["name"], "debugger");
     let log = client.get(&format!("{POD}/log?container=debugger")).await;
     assert_eq!((log.code, text(&log.body)), (200, "p debugger tail=None\n"));
+    let broken = client.get(&format!("{POD}/log?container=a&limitBytes={BREAKING_BYTES}")).await;
+    assert_eq!((broken.code, text(&broken.body)), (200, "begun\nthe disk is gone\n"), "it says why it ends");
     server.stop().await;
 }
 

@@ -45,12 +45,24 @@ impl Identities for Random {
     }
 }
 
-/// Nodes whose log is the options they were asked with, and whose programs are played. Holds the UID of pod `p`.
-struct Echo(Arc<Mutex<String>>);
+/// A log that is asked for with this limit breaks off.
+pub const BREAKING_BYTES: u64 = 77;
+
+/// Nodes whose log is the options they were asked with, and whose programs are played. Holds the UID of
+/// pod `p`, and for each program that is played one more count of `running`.
+struct Echo {
+    pod_uid: Arc<Mutex<String>>,
+    running: Arc<()>,
+}
 
 impl Nodes for Echo {
     fn logs(&self, pod: Arc<Object>, options: LogsOptions) -> BoxFuture<'static, Result<ByteStream, CallError>> {
         async move {
+            if options.limit_bytes == Some(BREAKING_BYTES) {
+                let pieces =
+                    [Ok(Bytes::from("begun\n")), Err(CallError::Failed { message: "the disk is gone".into() })];
+                return Ok(stream::iter(pieces).boxed());
+            }
             let line = format!("{} {} tail={:?}\n", pod.meta().name, options.container, options.tail_lines);
             Ok(stream::iter([Ok(Bytes::from(line))]).boxed())
         }
@@ -62,19 +74,19 @@ impl Nodes for Echo {
             let message = format!("container not found ({:?})", options.container);
             return async { Err(CallError::NotFound { message }) }.boxed();
         }
-        play(|say| program(options.command, input, say))
+        play(&self.running, |say| program(options.command, input, say))
     }
 
     fn attach(&self, _: Arc<Object>, options: AttachOptions, input: mpsc::Receiver<Input>) -> Opening {
         let command = if options.streams.stdin { "cat" } else { "exit" };
-        play(|say| program(vec![command.into(), "3".into()], input, say))
+        play(&self.running, |say| program(vec![command.into(), "3".into()], input, say))
     }
 
     fn port_forward(&self, _: Arc<Object>, port: u16, input: mpsc::Receiver<Input>) -> Opening {
         if port == 1 {
             return async { Err(CallError::Failed { message: "connection refused".into() }) }.boxed();
         }
-        play(|say| echo_port(input, say))
+        play(&self.running, |say| echo_port(input, say))
     }
 
     fn usage(&self, node: String) -> BoxFuture<'static, Result<NodeUsage, CallError>> {
@@ -86,7 +98,7 @@ impl Nodes for Echo {
         let pods = vec![PodUsage {
             namespace: "default".into(),
             name: "p".into(),
-            uid: self.0.lock().expect("lock").clone(),
+            uid: self.pod_uid.lock().expect("lock").clone(),
             containers: vec![("a".into(), one)],
         }];
         let timestamp = "2026-01-02T03:04:05Z".parse().expect("time");
@@ -112,6 +124,7 @@ pub struct Server {
     pub store: Store,
     /// UID of the pod that nodes have figures of.
     pub pod_uid: Arc<Mutex<String>>,
+    running: Arc<()>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
     _dir: TempDir,
@@ -136,7 +149,7 @@ impl Answer {
 }
 
 /// A program or port at a node, played by a task: it takes input and says what it likes.
-fn play<F, P>(act: P) -> Opening
+fn play<F, P>(running: &Arc<()>, act: P) -> Opening
 where
     F: Future<Output = ()> + Send + 'static,
     P: FnOnce(mpsc::Sender<Result<Output, CallError>>) -> F,
@@ -144,7 +157,7 @@ where
     let (say, said) = mpsc::channel(4);
     let played = tokio::spawn(act(say));
     // dropping the answer ends the call
-    let ending = Ending(played.abort_handle());
+    let ending = Ending(played.abort_handle(), running.clone());
     let outputs = stream::unfold((said, ending), async |(mut said, ending)| {
         let output = said.recv().await?;
         Some((output, (said, ending)))
@@ -152,7 +165,7 @@ where
     async move { Ok(outputs.boxed()) }.boxed()
 }
 
-struct Ending(tokio::task::AbortHandle);
+struct Ending(tokio::task::AbortHandle, #[allow(dead_code)] Arc<()>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
@@ -242,10 +255,10 @@ impl Server {
         let tls = api::tls_config(vec![serving.der().clone()], key, std::slice::from_ref(&ca)).expect("tls");
         let mut tokens = TokenTable::default();
         tokens.insert(TOKEN, User::new("alice", ["dev".to_owned()]));
-        let pod_uid = Arc::new(Mutex::new(String::new()));
+        let (pod_uid, running) = (Arc::new(Mutex::new(String::new())), Arc::new(()));
         let api = Api::new(ApiConfig {
             store: store.clone(),
-            nodes: Arc::new(Echo(pod_uid.clone())),
+            nodes: Arc::new(Echo { pod_uid: pod_uid.clone(), running: running.clone() }),
             clock: Arc::new(Timestamp::now),
             identities: Mutex::new(Box::new(Random(7))),
             tokens,
@@ -260,7 +273,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(api::serve(listener, tls, api, shutdown.clone()));
         let client = client_certificate(&issuer);
-        let server = Self { address, ca, client, store, pod_uid, shutdown, serving, _dir: dir };
+        let server = Self { address, ca, client, store, pod_uid, running, shutdown, serving, _dir: dir };
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
         let made = server.client(Who::Certificate).await.send("POST", "/api/v1/namespaces", &namespace).await;
         assert_eq!(made.code, 201, "{made:?}");
@@ -273,6 +286,16 @@ impl Server {
         let (sender, connection) = http1::handshake(TokioIo::new(self.connect(who).await)).await.expect("http");
         tokio::spawn(connection.with_upgrades());
         Client { sender, token }
+    }
+
+    /// Waits until no program is played.
+    pub async fn rest(&self) {
+        let began = std::time::Instant::now();
+        // the server's own and the nodes'
+        while Arc::strong_count(&self.running) > 2 {
+            assert!(began.elapsed() < std::time::Duration::from_secs(10), "programs go on");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// Where it is served.
