@@ -98,8 +98,9 @@ mod tests {
 
     #[test]
     fn lines_are_edited_and_shown() {
-        // typed, for the program, for the screen, end, interrupt
-        let cases: &[(&[u8], &[u8], &[u8], bool, bool)] = &[
+        /// Typed, for the program, for the screen, end, interrupt.
+        type Case = (&'static [u8], &'static [u8], &'static [u8], bool, bool);
+        let cases: &[Case] = &[
             (b"ls", b"", b"ls", false, false),
             (b"ls\r", b"ls\n", b"ls\r\n", false, false),
             (b"a\nb\r", b"a\nb\n", b"a\r\nb\r\n", false, false),
