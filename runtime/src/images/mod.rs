@@ -294,14 +294,3 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(ImageError::store("", std::io::Error::other(error))),
     }
 }
-
-/// The file of a `file://` image; the store is not needed for it.
-pub fn resolve(image: &str) -> Result<PathBuf, ImageError> {
-    let elsewhere =
-        |what: String| ImageError::Pull { image: image.to_owned(), source: Arc::new(PullError::NotFound { what }) };
-    match parse(image)? {
-        Parsed::File(path) => Ok(path),
-        Parsed::Https(https) => Err(elsewhere(https.to_string())),
-        Parsed::Registry(reference) => Err(elsewhere(reference.to_string())),
-    }
-}

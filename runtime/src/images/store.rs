@@ -135,9 +135,7 @@ impl Store {
     fn sweep(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.dir.join("tmp"))? {
             let path = entry?.path();
-            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
-                fs::remove_file(&path)?;
-            }
+            remove_unused(&path);
         }
         Ok(())
     }
@@ -249,7 +247,7 @@ impl Store {
             if used.saturating_add(wanted) <= self.limits.bytes_max {
                 return Ok(());
             }
-            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(&path).is_ok() {
+            if remove_unused(&path) {
                 used = used.saturating_sub(bytes);
                 let blob = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 for (record, stored) in self.records().map_err(disk())? {
@@ -336,11 +334,15 @@ impl Store {
         fs::remove_file(self.record_path(reference))?;
         let blob = stored.blob;
         let path = self.blob_path(&blob);
-        let unused = !self.records()?.iter().any(|(_, other)| other.blob == blob)
-            && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
-            && fs::remove_file(&path).is_ok();
+        let unused = !self.records()?.iter().any(|(_, other)| other.blob == blob) && remove_unused(&path);
         Ok(Some(Removed { untagged: stored.reference, deleted: unused.then(|| format!("sha256:{blob}")) }))
     }
+}
+
+/// Removes a file that nobody holds; whoever waits to hold it sees then that it is gone.
+fn remove_unused(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    file.try_lock().is_ok() && fs::remove_file(path).is_ok()
 }
 
 /// A panic elsewhere leaves these maps usable.
