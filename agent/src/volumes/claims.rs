@@ -5,11 +5,15 @@
 use super::{Laid, VolumeError, disk, hostpath, nfs};
 use crate::volumes::payload::Source;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Permissions, PermissionsExt};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod};
 use state::storage::{self, ClaimUse};
 use state::{Key, Object};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// What binding a claim may take before anybody is told.
+const BINDING: SignedDuration = SignedDuration::from_secs(3);
 
 /// Where volumes of the built-in class lie.
 pub fn storage_dir(data_dir: &Path) -> PathBuf {
@@ -139,7 +143,16 @@ fn waiting(used: &ClaimUse, source: Source<'_>, why: &str) -> VolumeError {
         "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process \
          volumes=[{volume}]: error processing PVC {namespace}/{claim}: {why}"
     );
-    VolumeError::missing(message).whole()
+    // looked at again by the clock too, so that it is told in the end
+    VolumeError { is_early: is_just_placed(source.pod), ..VolumeError::later(message).whole() }
+}
+
+/// Whether a pod was given its node so recently that its claims may still be on their way to being bound.
+fn is_just_placed(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let placed = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "True");
+    let since = placed.and_then(|condition| condition.last_transition_time.as_ref());
+    since.is_some_and(|since| Timestamp::now().duration_since(since.0) < BINDING)
 }
 
 /// Whether an older pod of this node uses a claim that one pod at a time may use.

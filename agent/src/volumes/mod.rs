@@ -48,6 +48,8 @@ pub struct VolumeError {
     pub again: Again,
     /// The message is the event's whole text.
     is_whole: bool,
+    /// It is what is to be expected of a pod that was placed a moment ago: nobody needs to be told yet.
+    pub is_early: bool,
 }
 
 /// When another try makes sense.
@@ -61,15 +63,15 @@ pub enum Again {
 
 impl VolumeError {
     fn missing(message: String) -> Self {
-        Self { message, again: Again::OnChange, is_whole: false }
+        Self { message, again: Again::OnChange, is_whole: false, is_early: false }
     }
 
     pub(crate) fn later(message: String) -> Self {
-        Self { message, again: Again::Later, is_whole: false }
+        Self { message, again: Again::Later, is_whole: false, is_early: false }
     }
 
     fn unsupported(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: Again::OnChange, is_whole: false }
+        Self::missing(message.into())
     }
 
     fn whole(self) -> Self {

@@ -87,6 +87,11 @@ fn is_free(volume: &Object) -> bool {
 }
 
 fn unbound(cx: &mut Cx<'_>, object: &Arc<Object>, claim: &PersistentVolumeClaim) -> Vec<Write> {
+    if claim.status.as_ref().and_then(|status| status.phase.as_deref()).is_none() {
+        let mut value = object.value();
+        value["status"]["phase"] = "Pending".into();
+        return vec![Write::update(object, value)];
+    }
     if let Some(name) = storage::volume_name(claim) {
         return asked_for(cx, object, claim, name);
     }

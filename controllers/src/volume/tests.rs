@@ -28,7 +28,7 @@ fn sandbox() -> Sandbox {
 fn claim(name: &str, more: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {{name: {name}, namespace: shop}}, spec: {{accessModes: \
-         [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}{more}}}, status: {{phase: Pending}}}}"
+         [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}{more}}}}}"
     )
 }
 
