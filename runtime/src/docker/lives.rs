@@ -144,8 +144,10 @@ fn exit(state: &ContainerState, started_at: Option<Timestamp>, now: Timestamp) -
         _ => ExitReason::Error,
     };
     let finished_at = time(state.finished_at.as_deref()).unwrap_or(now);
+    let started_at = started_at.unwrap_or(finished_at);
     let message = state.error.clone().unwrap_or_default();
-    Exit { code, reason, message, started_at: started_at.unwrap_or(finished_at), finished_at }
+    // Docker notes the start of what ends at once after its end.
+    Exit { code, reason, message, started_at, finished_at: finished_at.max(started_at) }
 }
 
 /// The end of a container that Docker does not know any more.

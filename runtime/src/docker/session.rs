@@ -29,6 +29,9 @@ impl DockerContainer {
     /// Runs a program in the container. A program that does not exist is a session with exit code 126 or 127 and
     /// Docker's complaint as its output. The program goes on when the client leaves, as with the kubelet.
     pub async fn exec(&self, options: ExecOptions) -> Result<Session, ExecError> {
+        if options.argv.is_empty() {
+            return Err(ExecError::NoCommand { name: self.name().to_owned() });
+        }
         let permit = self.permit()?;
         let path = format!("/containers/{}/exec", self.id());
         let body = json!({

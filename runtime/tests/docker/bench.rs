@@ -69,6 +69,13 @@ impl Bench {
         Docker::new(config(&self.owner, &self.bridge, self.third))
     }
 
+    /// Another agent of the same node, on another way to the engine.
+    pub fn through(&self, socket: &std::path::Path) -> Docker {
+        let mut config = config(&self.owner, &self.bridge, self.third);
+        config.endpoint = Some(format!("unix://{}", socket.display()));
+        Docker::new(config)
+    }
+
     pub fn other_subnet(&self) -> Docker {
         let [a, b, c] = self.third;
         Docker::new(config(&self.owner, &self.bridge, [a, b + 20, c]))
@@ -197,6 +204,9 @@ pub fn cli(args: &[&str]) -> String {
 fn make_image() {
     static MADE: OnceLock<()> = OnceLock::new();
     MADE.get_or_init(|| {
+        if !cli(&["images", "-q", IMAGE]).trim().is_empty() {
+            return;
+        }
         let mut archive = tar::Builder::new(Vec::new());
         archive.follow_symlinks(true);
         let mut add = |path: &str, mode: u32, content: &[u8]| {

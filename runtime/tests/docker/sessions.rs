@@ -83,7 +83,9 @@ async fn executions() {
     until("the program goes on", async || ended(exec(&container, "cat /left", false, false).await).await.0 == "done\n")
         .await;
 
-    let session = exec(&container, "sleep 600", false, false).await;
+    let mut session = exec(&container, "echo on; sleep 600", false, false).await;
+    let piece = tokio::time::timeout(LONG, session.output.recv()).await.unwrap();
+    assert_eq!(piece, Some(Output::Stdout(Bytes::from_static(b"on\n"))));
     container.kill();
     exited(&container).await;
     let exit = tokio::time::timeout(LONG, session.exit).await.unwrap();
