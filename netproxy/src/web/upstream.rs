@@ -177,7 +177,7 @@ impl Upstreams {
         response: Response<Incoming>,
         open: Option<Open>,
     ) -> Response<UpstreamBody> {
-        let lease = Lease { sender, origin: origin.clone(), pool: self.clone() };
+        let lease = Box::new(Lease { sender, origin: origin.clone(), pool: self.clone() });
         response.map(|body| {
             let mut body = UpstreamBody { body, lease: Some(lease), _open: open };
             body.give_back_at_end();
@@ -364,19 +364,26 @@ struct Lease {
     pool: Arc<Upstreams>,
 }
 
+impl Lease {
+    fn give_back(self) {
+        self.pool.put(self.origin, self.sender);
+    }
+}
+
 /// A response's body; at its end the connection goes back to the pool, broken off it is closed.
 pub(crate) struct UpstreamBody {
     body: Incoming,
-    lease: Option<Lease>,
+    /// Boxed: bodies without one are as many, and all are moved about.
+    lease: Option<Box<Lease>>,
     _open: Option<Open>,
 }
 
 impl UpstreamBody {
     fn give_back_at_end(&mut self) {
         if self.body.is_end_stream()
-            && let Some(Lease { sender, origin, pool }) = self.lease.take()
+            && let Some(lease) = self.lease.take()
         {
-            pool.put(origin, sender);
+            lease.give_back();
         }
     }
 }
@@ -390,8 +397,8 @@ impl HttpBody for UpstreamBody {
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {
             Poll::Ready(None) => {
-                if let Some(Lease { sender, origin, pool }) = this.lease.take() {
-                    pool.put(origin, sender);
+                if let Some(lease) = this.lease.take() {
+                    lease.give_back();
                 }
             }
             Poll::Ready(Some(Ok(_))) => this.give_back_at_end(),
