@@ -10,7 +10,6 @@ use crate::container::sandbox::Sandbox;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
 use crate::node;
-use crate::probes::Doors;
 use crate::routes::Routed;
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Node;
@@ -78,8 +77,6 @@ pub struct LiveGuest {
     pub sandbox: Option<Sandbox>,
     /// The pod's address.
     pub address: IpAddr,
-    /// The pod's HTTP components.
-    pub doors: Arc<Doors>,
     /// The container has a terminal.
     pub tty: bool,
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use expect_test::expect;
 use futures::StreamExt;
 use jiff::Timestamp;
-use runtime::logs::{LogFile, LogLimits, ReadOptions, read};
+use runtime::logs::{LogFile, LogLimits, ReadOptions, Stream, read};
 
 const SMALL: LogLimits = LogLimits { file_bytes_max: 300, files_max: 3 };
 
@@ -41,6 +41,10 @@ async fn lines_come_back_as_they_were_written() {
     log.close();
     out.write(b"too late\n");
     assert_eq!(all(dir.path(), 0, ReadOptions::default(), None).await, "one\nerror\ntwo\n\nlast\n");
+    for (stream, expected) in [(Stream::Stdout, "one\ntwo\n\nlast\n"), (Stream::Stderr, "error\n")] {
+        let options = ReadOptions { stream: Some(stream), ..ReadOptions::default() };
+        assert_eq!(all(dir.path(), 0, options, None).await, expected);
+    }
     let raw = fs::read_to_string(dir.path().join("0.log")).unwrap();
     let line = raw.lines().next().unwrap();
     assert_eq!(&line[30..], " stdout F one");

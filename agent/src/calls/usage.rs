@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn rates_are_what_was_spent_in_the_window() {
-        let (start, end) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+        let start = Instant::now();
+        let end = start + Duration::from_secs(2);
         let before = sample(start, SECOND_NS, &[("u1", "b", 0, 0), ("u1", "a", SECOND_NS, 0), ("gone", "x", 5, 5)]);
         let now = sample(
             end,

@@ -303,6 +303,7 @@ pub fn view(spec: &PodSpec, around: &Surroundings<'_>, address: IpAddr) -> PodVi
 }
 
 /// What of the node's own files a pod's names depend on.
+#[derive(Default)]
 struct NodeFiles {
     hostname: String,
     hosts: String,
@@ -312,11 +313,15 @@ struct NodeFiles {
 impl NodeFiles {
     fn read() -> Self {
         Self {
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            hostname: node_hostname(),
             hosts: host_file(Path::new("/etc/hosts")),
             resolv_conf: host_file(Path::new("/etc/resolv.conf")),
         }
     }
+}
+
+fn node_hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A file that a host may lack.
@@ -352,14 +357,14 @@ fn surroundings<'a>(
 /// # Errors
 /// As of [`kernel_hostname`].
 pub fn hostname_of(body: &Body, object: &Object, spec: &PodSpec, address: Option<IpAddr>) -> Result<String, String> {
-    let node = NodeFiles::read();
+    let node = NodeFiles { hostname: node_hostname(), ..NodeFiles::default() };
     kernel_hostname(spec, &surroundings(body, object, address, &node))
 }
 
 /// How a pod of this node sees the network, `address` being what it is known by.
 pub fn view_of(body: &Body, object: &Object, spec: &PodSpec, address: IpAddr) -> PodView {
     let own = (spec.host_network != Some(true)).then_some(address);
-    let node = NodeFiles { hostname: String::new(), hosts: String::new(), resolv_conf: String::new() };
+    let node = NodeFiles::default();
     view(spec, &surroundings(body, object, own, &node), address)
 }
 

@@ -7,7 +7,7 @@
 use crate::addresses::Side;
 use crate::body::Body;
 use crate::container::image::{self, Kind};
-use crate::container::{files, hostname};
+use crate::container::files;
 use crate::pod::blueprint::Blueprint;
 use runtime::NetworkNamespace;
 use runtime::docker::{Docker, DockerContainer, PodId, SandboxSpec};
@@ -99,7 +99,7 @@ async fn make(
     let wanted = SandboxSpec {
         pod: PodId { namespace, name: meta.name.clone(), uid: meta.uid.clone() },
         address,
-        hostname: hostname(spec, &meta.name),
+        hostname: files::hostname_of(body, object, spec, address)?,
         share_processes: spec.share_process_namespace == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         host_pid: spec.host_pid == Some(true),

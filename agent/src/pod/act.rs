@@ -176,7 +176,9 @@ impl Worker {
     }
 
     pub(super) fn tell_mount_failure(&self, volume: &str, error: &VolumeError) {
-        self.body.recorder.warning(&self.object, "FailedMount", &error.event(volume));
+        if !error.is_early {
+            self.body.recorder.warning(&self.object, "FailedMount", &error.event(volume));
+        }
     }
 
     /// Brings the files of the pod's volumes up to date with the world.
@@ -297,7 +299,6 @@ impl Worker {
             guest: started.guest.clone(),
             sandbox: self.footing.as_ref().and_then(|footing| footing.sandbox.clone()),
             address,
-            doors: self.doors.clone(),
             tty: wanted.tty == Some(true),
         };
         self.body.guests.lock().insert(key, live);
