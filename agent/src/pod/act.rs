@@ -177,9 +177,7 @@ impl Worker {
 
     pub(super) fn tell_mount_failure(&self, volume: &str, error: &VolumeError) {
         if !error.is_early {
-            if !error.is_early {
             self.body.recorder.warning(&self.object, "FailedMount", &error.event(volume));
-        }
         }
     }
 
