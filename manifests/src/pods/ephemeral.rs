@@ -69,7 +69,7 @@ fn container(one: &At<'_>, volumes: &HashSet<&str>, others: &HashSet<&str>) -> V
     for (name, field) in one.entries() {
         let is_empty = !field.is_set() || field.is_empty() && (field.value.is_array() || field.value.is_object());
         if !is_empty && (name == "resources" || !FIELDS.contains(&name)) {
-            errors.push(field.forbidden(FORBIDDEN));
+            errors.push(one.field(name).forbidden(FORBIDDEN));
         }
     }
     for mount in one.field("volumeMounts").items() {
@@ -92,10 +92,15 @@ mod tests {
     use serde_json::{Value, json};
 
     fn errors(old: Option<Value>, new: Value) -> Vec<String> {
-        let pod = |containers: Value| json!({"containers": [{"name": "web"}], "ephemeralContainers": containers});
+        let pod = |containers: Value| {
+            let containers = json!({"containers": [{"name": "web"}], "ephemeralContainers": containers});
+            let mut pod = json!({"metadata": {"name": "p"}, "spec": containers});
+            crate::pods::defaults::pod(&mut pod);
+            pod
+        };
         let (old, new) = (old.map(pod), pod(new));
-        let before = old.as_ref().map(At::root);
-        validate(&At::root(&new), before.as_ref()).iter().map(ToString::to_string).collect()
+        let before = old.as_ref().map(|old| At::root(old).field("spec"));
+        validate(&At::root(&new).field("spec"), before.as_ref()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -104,8 +109,8 @@ mod tests {
         let none = || Some(json!([]));
         assert_eq!(errors(none(), one.clone()), [""; 0]);
         assert_eq!(errors(Some(one.clone()), one.clone()), [""; 0]);
-        assert_eq!(errors(None, one.clone()), ["ephemeralContainers: Forbidden: cannot be set on create"]);
-        let forbidden = "ephemeralContainers: Forbidden: existing ephemeral containers \"a\" may not be";
+        assert_eq!(errors(None, one.clone()), ["spec.ephemeralContainers: Forbidden: cannot be set on create"]);
+        let forbidden = "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"a\" may not be";
         assert_eq!(errors(Some(one.clone()), json!([])), [format!("{forbidden} removed\n")]);
         let other = json!([{"name": "a", "image": "y"}]);
         assert_eq!(errors(Some(one), other), [format!("{forbidden} changed\n")]);
@@ -123,7 +128,7 @@ mod tests {
         ] {
             let mut new = json!([{"name": "b", "image": "x"}]);
             new[0][field] = value;
-            assert_eq!(errors(none(), new), [format!("ephemeralContainers[0].{wanted}")], "{field}");
+            assert_eq!(errors(none(), new), [format!("spec.ephemeralContainers[0].{wanted}")], "{field}");
         }
     }
 }
