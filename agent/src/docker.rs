@@ -5,7 +5,6 @@
 use crate::addresses;
 use crate::body::Body;
 use crate::config::AgentConfig;
-use k8s_openapi::api::core::v1::Pod;
 use netproxy::network;
 use runtime::docker::{Docker, DockerConfig, Health, ImageLimits};
 use sha2::{Digest, Sha256};
@@ -97,21 +96,15 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
 }
 
 async fn sweep(body: &Body, docker: &Docker) {
-    // first what is there, then what should be: a pod that comes in between is in the second alone
-    let there = match docker.pods().await {
-        Ok(there) => there,
-        Err(error) => return tracing::debug!(%error, "Docker's containers not listed"),
-    };
-    let known: HashSet<String> = body.world().all::<Pod>(None).map(|pod| pod.meta().uid.clone()).collect();
-    for stranger in there.iter().filter(|uid| !known.contains(*uid)) {
-        match docker.remove_pod(stranger).await {
-            Ok(()) => tracing::info!(uid = stranger, "removed containers of a pod that is no more"),
-            Err(error) => tracing::warn!(uid = stranger, %error, "containers of a pod that is no more not removed"),
-        }
-    }
-    match docker.collect(&known, ImageLimits::default()).await {
-        Ok(collected) if collected.images.is_empty() => {}
+    let is_known = |uid: &str| body.world().by_uid(uid).is_some();
+    match docker.collect(is_known, ImageLimits::default()).await {
         Ok(collected) => {
+            for uid in &collected.pods {
+                tracing::info!(uid, "removed containers of a pod that is no more");
+            }
+            if collected.images.is_empty() {
+                return;
+            }
             let world = body.world();
             let node = world.get(&body.node_key());
             let message =
@@ -121,6 +114,6 @@ async fn sweep(body: &Body, docker: &Docker) {
                 body.recorder.tell(node, false, "ImageGarbageCollected", &message, None);
             }
         }
-        Err(error) => tracing::debug!(%error, "Docker's images not looked through"),
+        Err(error) => tracing::warn!(%error, "Docker's containers and images not looked through"),
     }
 }

@@ -132,7 +132,7 @@ pub async fn run(session: &Session, args: ProxyArgs) -> Result<()> {
             let listener = UnixListener::bind(path)
                 .map_err(|error| Failure::Text(format!("listen unix {}: {error}", path.display())))?;
             output::line(&format!("Starting to serve on {}", path.display()));
-            let serve = serve(shared, async || Ok(listener.accept().await?.0));
+            let serve = serve(shared, Listener::Unix(listener));
             tokio::select! {
                 never = serve => match never {},
                 () = terminal::killed() => {}
@@ -150,20 +150,36 @@ pub async fn run(session: &Session, args: ProxyArgs) -> Result<()> {
             })?;
             let bound = listener.local_addr().map_err(|error| Failure::Text(error.to_string()))?;
             output::line(&format!("Starting to serve on {bound}"));
-            match serve(shared, async || Ok(listener.accept().await?.0)).await {}
+            match serve(shared, Listener::Tcp(listener)).await {}
         }
     }
 }
 
-async fn serve<S, A>(shared: Arc<Shared>, accept: A) -> std::convert::Infallible
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: AsyncFn() -> std::io::Result<S>,
-{
+/// Where clients come in.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+async fn serve(shared: Arc<Shared>, listener: Listener) -> std::convert::Infallible {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok(stream) => {
                     let shared = shared.clone();
                     let service = service_fn(move |request| answer(shared.clone(), request));

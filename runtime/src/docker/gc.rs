@@ -21,15 +21,20 @@ const IMAGE_REST: SignedDuration = SignedDuration::from_mins(2);
 const ATTEMPTS_KEPT: usize = 2;
 
 impl Docker {
-    /// Removes what nobody needs: of pods whose uid is not in `keep` everything, of the others what newer attempts have
-    /// replaced, and images above the limits.
-    pub async fn collect(&self, keep: &HashSet<String>, limits: ImageLimits) -> Result<Collected, DockerError> {
+    /// Removes what nobody needs: of pods that are not known everything, of the others what newer attempts have replaced, and
+    /// images above the limits. `is_known` is asked only of pods that have been found, so that one which begins meanwhile is
+    /// never taken for one that is no more.
+    pub async fn collect(
+        &self,
+        is_known: impl Fn(&str) -> bool,
+        limits: ImageLimits,
+    ) -> Result<Collected, DockerError> {
         let mut collected = Collected::default();
         let mut kept: HashMap<(String, String), Vec<ContainerSummary>> = HashMap::new();
         let mut gone = HashSet::new();
         for container in self.list([], true).await? {
             let Some(uid) = label(&container, LABEL_POD_UID) else { continue };
-            if !keep.contains(&uid) {
+            if !is_known(&uid) {
                 gone.insert(uid);
             } else if label(&container, LABEL_KIND).as_deref() == Some(KIND_CONTAINER) {
                 let name = label(&container, LABEL_CONTAINER).unwrap_or_default();
