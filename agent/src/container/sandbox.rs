@@ -6,8 +6,8 @@
 
 use crate::addresses::Side;
 use crate::body::Body;
-use crate::container::image::{self, Kind};
 use crate::container::files;
+use crate::container::image::{self, Kind};
 use crate::pod::blueprint::Blueprint;
 use runtime::NetworkNamespace;
 use runtime::docker::{Docker, DockerContainer, PodId, SandboxSpec};

@@ -37,7 +37,9 @@ fn page(request: &Request<Incoming>, addr: SocketAddr) -> Response<Body> {
     };
     let status = match request.uri().path() {
         "/bad" => 500,
-        "/echo" if text("host") != "shop" || text("user-agent") != "kube-probe/1.36" || text("accept") != "" => 400,
+        "/echo" if text("host") != "shop" || text("user-agent") != "kube-probe/1.36" || !text("accept").is_empty() => {
+            400
+        }
         _ if location.is_some() => 302,
         _ => 200,
     };

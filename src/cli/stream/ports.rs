@@ -84,11 +84,8 @@ where
                             }
                         }
                         (_, Some(seen)) if !*seen => *seen = true,
-                        (DATA, _) => {
-                            if write.write_all(&bytes).await.is_err() {
-                                return Ok(());
-                            }
-                        }
+                        (DATA, _) if write.write_all(&bytes).await.is_err() => return Ok(()),
+                        (DATA, _) => {}
                         (ERROR, _) if !bytes.is_empty() => {
                             return fail(String::from_utf8_lossy(&bytes).into_owned());
                         }
