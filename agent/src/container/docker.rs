@@ -11,8 +11,8 @@ impl Start {
     /// Dropping this future while Docker works leaves a container at most, which the next start of the same name replaces.
     pub(super) async fn run_docker(&self, container: &Container, image: ImageInfo) -> Result<Started, StartFailure> {
         let (Some(docker), Some(sandbox)) = (&self.body.docker, &self.footing.sandbox) else {
-            let message = "the image is for Docker, but the pod was made without a network namespace that Docker's containers could join";
-            return Err(Stage::Create.failure(message));
+            let message = "the pod has no network namespace that a container of Docker could join; it is made again";
+            return Err(Stage::Sandbox.failure(message));
         };
         let variables = self.variables(container)?;
         let security = security::security(&self.spec, container, &self.body.config.data_dir)

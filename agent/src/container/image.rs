@@ -173,11 +173,19 @@ impl Start {
             "InvalidImageName" => Stage::ImageName.failure(chain(&error)),
             "ErrImageNeverPull" => Stage::NeverPull.failure(chain(&error)),
             _ if is_container_image(&error) => Stage::Pull.failure(self.no_docker(name)),
-            _ => Stage::Pull.failure(chain(&error)),
+            _ => Stage::Pull.failure(format!("{}{}", chain(&error), self.docker_is_down())),
         })?;
         let program = self.load(name, &pulled.path).await?;
         self.tell_pulled(container, name, (!pulled.was_present).then(|| (began.elapsed(), Some(pulled.bytes))));
         Ok(Image::Wasm { program, config: pulled.config, id: pulled.image_id, pin: pulled.pin })
+    }
+
+    /// What an error says beside itself where Docker, which may have the image, is not there.
+    fn docker_is_down(&self) -> String {
+        match self.body.docker.as_ref().map(|docker| docker.health().borrow().clone()) {
+            Some(Health::Down { reason }) => format!("; and Docker is not there: {reason}"),
+            _ => String::new(),
+        }
     }
 
     /// An image for Docker where there is no Docker.

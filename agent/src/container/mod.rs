@@ -108,6 +108,8 @@ pub enum Stage {
     Pull,
     /// Something the configuration refers to is missing or wrong.
     Config,
+    /// It is Docker's, and the pod was made without a sandbox: Docker was not there, or the image was another.
+    Sandbox,
     /// The container cannot be made.
     Create,
     /// The guest could not begin.
@@ -122,7 +124,7 @@ impl Stage {
             Self::NeverPull => "ErrImageNeverPull",
             Self::Pull => "ErrImagePull",
             Self::Config => "CreateContainerConfigError",
-            Self::Create => "CreateContainerError",
+            Self::Sandbox | Self::Create => "CreateContainerError",
             Self::Run => "RunContainerError",
         }
     }

@@ -18,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// First delay after volumes could not be made; doubles up to the longest.
 const MOUNT_RETRY: SignedDuration = SignedDuration::from_millis(500);
+/// A configuration that names what is not there is tried again at the latest after so long: files of the node tell nobody.
+const CONFIG_RETRY_SECONDS: i64 = 10;
 /// Longest delay after volumes could not be made.
 const MOUNT_RETRY_MAX: SignedDuration = SignedDuration::from_secs(122);
 /// What a program that does not handle SIGTERM exits with.
@@ -111,16 +113,36 @@ impl Worker {
         self.lay_volumes();
     }
 
+    /// A container turned out to be Docker's in a pod without a sandbox.
+    fn make_again(&mut self, slot: Slot) {
+        if let Some(container) = self.state.container_mut(slot) {
+            container.current = Current::Waiting(Waiting::turn());
+        }
+        self.uses_docker = true;
+        self.lose_ground();
+    }
+
+    fn lose_ground(&mut self) {
+        let message = "Pod sandbox changed, it will be killed and re-created.";
+        self.body.recorder.tell(&self.object, false, "SandboxChanged", message, None);
+        self.footing = None;
+        self.state.ground = Ground::Lost;
+        // it was not their fault
+        let slots: Vec<Slot> = self.state.slots().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some(container) = self.state.container_mut(slot) {
+                container.crash.reset();
+            }
+        }
+    }
+
     /// The sandbox has ended though nobody asked it to: what stands on it is ended too, and all is made again.
     pub(super) fn take_sandbox_loss(&mut self, id: &str) {
         let current = self.footing.as_ref().and_then(|footing| footing.sandbox.as_ref());
         if self.state.settled != Settled::No || current.is_none_or(|sandbox| sandbox.id != id) {
             return;
         }
-        let message = "Pod sandbox changed, it will be killed and re-created.";
-        self.body.recorder.tell(&self.object, false, "SandboxChanged", message, None);
-        self.footing = None;
-        self.state.ground = Ground::Lost;
+        self.lose_ground();
     }
 
     fn lay_volumes(&mut self) {
@@ -402,10 +424,12 @@ impl Worker {
         }
         let backoff = match stage {
             Stage::ImageName | Stage::Config => None,
+            Stage::Sandbox => return self.make_again(slot),
             Stage::Pull | Stage::NeverPull => Some(&mut container.pull),
             Stage::Create | Stage::Run => Some(&mut container.crash),
         };
         let retry = match backoff {
+            None if stage == Stage::Config => Retry::At(after(now, CONFIG_RETRY_SECONDS)),
             None => Retry::OnChange,
             Some(backoff) => {
                 backoff.count(now, now);

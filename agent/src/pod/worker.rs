@@ -10,8 +10,8 @@ use super::publish::Publisher;
 use super::state::{Adoption, ContainerState, Current, Drain, Ground, PodState, Retry, Settled, Slot, after};
 use crate::body::Body;
 use crate::container::guest::Guest;
-use crate::container::log_dir;
 use crate::container::sandbox::Footing;
+use crate::container::{Stage, log_dir};
 use crate::probes::{Doors, Finding, Kind, Report};
 use crate::volumes::Volumes;
 use ::state::Object;
@@ -246,7 +246,7 @@ impl Worker {
         let PodState { init, main, ephemeral, .. } = &mut self.state;
         for container in init.iter_mut().chain(main).chain(ephemeral) {
             if let Current::Waiting(waiting) = &mut container.current
-                && waiting.retry == Retry::OnChange
+                && (waiting.retry == Retry::OnChange || waiting.reason == Stage::Config.reason())
             {
                 waiting.retry = Retry::Now;
             }
