@@ -1,7 +1,5 @@
 //! Container logs: written by one side, read by the other.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 

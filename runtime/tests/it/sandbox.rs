@@ -1,14 +1,10 @@
 //! What a guest cannot do: leave its directories, change what is read-only, take the node down.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use common::{Node, spec};
+use crate::common::{Node, spec};
 use runtime::logs::{LogFile, LogLimits};
 use runtime::{Mount, Program};
 

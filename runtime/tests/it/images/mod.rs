@@ -1,10 +1,6 @@
 //! Wasm images against a real registry (`docker-registry`), and a TLS server that hands out tokens and redirects.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "images/registry.rs"]
 mod registry;
-#[path = "images/tls.rs"]
 mod tls;
 
 use std::path::{Path, PathBuf};

@@ -1,15 +1,11 @@
 //! What `kubectl cp` executes in a container, answered for any Wasm program.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use common::{Node, argv, finish, spec};
+use crate::common::{Node, argv, finish, spec};
 use runtime::{Container, ExecOptions, Input, Mount, Output, Session};
 use tar::{Archive, Builder, EntryType, Header};
 

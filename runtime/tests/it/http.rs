@@ -1,16 +1,12 @@
 //! HTTP components: answers, streams, failures, bounds.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::common::{Node, argv, body, get, spec, text};
 use bytes::Bytes;
-use common::{Node, argv, body, get, spec, text};
 use expect_test::expect;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};

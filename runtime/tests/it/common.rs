@@ -1,7 +1,5 @@
 //! A node for tests: an engine on a temporary directory, a pod network in memory, logs that can be waited for.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

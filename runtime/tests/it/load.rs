@@ -1,15 +1,11 @@
 //! Loading: what is a program and what is not, and compiled code kept on disk.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use common::{Node, spec};
+use crate::common::{Node, spec};
 use expect_test::{Expect, expect};
 use runtime::{Wasm, WasmConfig, WasmError};
 

@@ -2,17 +2,13 @@
 //!
 //! Needs root; without it the test says so and does nothing.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Log, Node, TestNetwork, spec};
+use crate::common::{Log, Node, TestNetwork, spec};
 use runtime::{Container, NetworkNamespace, Program};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

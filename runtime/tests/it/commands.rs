@@ -1,15 +1,11 @@
 //! Commands: how they end, what they see, what they may use.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Node, TestNetwork, argv, finish, spec};
+use crate::common::{Node, TestNetwork, argv, finish, spec};
 use expect_test::expect;
 use runtime::{ContainerSpec, ExecError, Exit, ExitReason, Mount, Shape};
 

@@ -1,12 +1,8 @@
 //! Clients of running containers: executions with streams, terminals, attached clients.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{Log, Node, argv, finish, spec};
+use crate::common::{Log, Node, argv, finish, spec};
 use runtime::{Container, ExecError, ExecOptions, Input, Output, Session};
 use std::sync::Arc;
 

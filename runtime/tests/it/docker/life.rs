@@ -321,7 +321,7 @@ async fn garbage_goes() {
     bench.run("gone", 11, "sleep 600").await;
     let keep = HashSet::from([uid.clone()]);
     let never = ImageLimits { high_percent: 101, low_percent: 100 };
-    let collected = bench.docker.collect(&keep, never).await.unwrap();
+    let collected = bench.docker.collect(|uid| keep.contains(uid), never).await.unwrap();
     assert_eq!(collected.pods, [bench.pod("gone").uid]);
     assert!(collected.images.is_empty() && collected.disk_percent.is_some_and(|percent| percent <= 100));
     assert_eq!(bench.docker.pods().await.unwrap(), [uid]);
@@ -334,7 +334,7 @@ async fn cycles_leave_nothing() {
     let Some(bench) = bench().await else { return };
     if std::env::var_os(ALONE).is_none() {
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "life::cycles_leave_nothing", "--nocapture"]).env(ALONE, "1");
+        alone.args(["--exact", "docker::life::cycles_leave_nothing", "--nocapture"]).env(ALONE, "1");
         assert!(alone.status().unwrap().success());
         return;
     }
