@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How to reach the API, before there is a connection.
 pub struct Access {
@@ -42,11 +43,16 @@ impl Access {
         Ok(Self { address: (Ipv4Addr::LOCALHOST, port).into(), tls: TlsConnector::from(Arc::new(tls)) })
     }
 
-    /// A connection that is ready to be asked.
-    pub async fn connect(&self) -> Result<Client> {
+    /// A connection on which nothing was said yet.
+    pub async fn raw(&self) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let stream = self.tls.connect(ServerName::from(self.address.ip()), stream).await?;
+        Ok(self.tls.connect(ServerName::from(self.address.ip()), stream).await?)
+    }
+
+    /// A connection that is ready to be asked.
+    pub async fn connect(&self) -> Result<Client> {
+        let stream = self.raw().await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         Ok(Client { sender })

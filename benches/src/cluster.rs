@@ -1,6 +1,7 @@
-//! A `coracle server` of one measurement: its own directory, ports and loopback networks, gone when dropped.
+//! A `coracle server` of one measurement: its own directory, ports and networks, gone when dropped.
 
 use crate::client::{Access, Client};
+use crate::engine;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,6 +13,9 @@ use tempfile::TempDir;
 /// How long anything may take before a measurement gives up.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The pods of the namespace that all measurements use.
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
 /// A pause between two looks; it bounds how late an event is seen.
 pub const LOOK: Duration = Duration::from_millis(1);
 
@@ -21,8 +25,22 @@ pub struct Cluster {
     api_port: u16,
     ingress_port: u16,
     ingress_tls_port: u16,
+    networks: Networks,
     server: Option<Child>,
 }
+
+/// Where the pods and Services of a cluster live.
+#[derive(Clone, Copy)]
+struct Networks {
+    pods: &'static str,
+    services: &'static str,
+    /// The half of the pods' network that Docker has, where the server is privileged.
+    bridge: Option<&'static str>,
+}
+
+const LOOPBACK: Networks = Networks { pods: "127.124.0.0/16", services: "127.125.0.0/16", bridge: None };
+/// Of root, and with Docker.
+const PRIVILEGED: Networks = Networks { pods: "10.62.0.0/20", services: "10.62.16.0/20", bridge: Some("10.62.8.0/21") };
 
 /// How long after the start of the process each came.
 pub struct Started {
@@ -35,11 +53,16 @@ pub struct Started {
 impl Cluster {
     /// An empty directory and free ports; nothing runs yet.
     pub fn prepare() -> Result<Self> {
+        Self::within(LOOPBACK)
+    }
+
+    fn within(networks: Networks) -> Result<Self> {
         Ok(Self {
             dir: tempfile::tempdir()?,
             api_port: free_port()?,
             ingress_port: free_port()?,
             ingress_tls_port: free_port()?,
+            networks,
             server: None,
         })
     }
@@ -47,6 +70,14 @@ impl Cluster {
     /// A fresh cluster whose node is ready, and a connection to it.
     pub async fn start() -> Result<(Self, Client)> {
         let mut cluster = Self::prepare()?;
+        cluster.run().await?;
+        let client = cluster.access()?.connect().await?;
+        Ok((cluster, client))
+    }
+
+    /// The same of a server that has Docker; needs root.
+    pub async fn start_privileged() -> Result<(Self, Client)> {
+        let mut cluster = Self::within(PRIVILEGED)?;
         cluster.run().await?;
         let client = cluster.access()?.connect().await?;
         Ok((cluster, client))
@@ -66,7 +97,7 @@ impl Cluster {
             .args(["--https-listen-port", &self.api_port.to_string()])
             .args(["--ingress-http-port", &self.ingress_port.to_string()])
             .args(["--ingress-https-port", &self.ingress_tls_port.to_string()])
-            .args(["--cluster-cidr", "127.124.0.0/16", "--service-cidr", "127.125.0.0/16"])
+            .args(["--cluster-cidr", self.networks.pods, "--service-cidr", self.networks.services])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -133,6 +164,25 @@ impl Cluster {
         }
     }
 
+    /// Waits until all pods of the namespace are ready, or none is there.
+    pub async fn pods(&self, client: &mut Client, ready: bool) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let pods = client.get(PODS).await?;
+            let pods = pods["items"].as_array().context("no list")?;
+            if if ready { pods.iter().all(|pod| is_true(pod, "Ready")) } else { pods.is_empty() } {
+                return Ok(());
+            }
+            self.still_running(begun)?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Where it keeps everything.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
@@ -159,6 +209,14 @@ impl Drop for Cluster {
             let _ = server.kill();
             let _ = server.wait();
         }
+        if let Some(bridge) = self.networks.bridge {
+            engine::remove_node(bridge);
+            for network in [self.networks.pods, self.networks.services] {
+                let arguments = ["route", "del", "local", network, "dev", "lo", "table", "local"];
+                // one that was stopped has taken them away itself
+                let _ = Command::new("ip").args(arguments).output();
+            }
+        }
     }
 }
 
@@ -184,7 +242,8 @@ fn coracle() -> Result<PathBuf> {
     Ok(path)
 }
 
-fn is_true(object: &Value, condition: &str) -> bool {
+/// Whether an object's condition is so.
+pub fn is_true(object: &Value, condition: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     conditions.is_some_and(|all| all.iter().any(|one| one["type"] == condition && one["status"] == "True"))
 }

@@ -1,12 +1,16 @@
 //! The figures that Coracle is judged by, each taken from the real release binary as a process of its own.
 //!
-//! `cargo run --release -p benches -- [start|first-request|idle|http|calls|pods]`; without a name, all of them in this order.
+//! `cargo run --release -p benches -- [NAME]...`; without a name, all of them in the order of `ALL`.
 //! README.md beside this crate holds the figures and what they are compared with. Nothing here fails because a figure
 //! is bad: these are measurements, not tests.
 
 mod calls;
 mod client;
 mod cluster;
+mod cycles;
+mod docker;
+mod engine;
+mod exec;
 mod first_request;
 mod http;
 mod idle;
@@ -20,7 +24,7 @@ mod workload;
 use anyhow::{Result, bail};
 use std::time::Duration;
 
-const ALL: [&str; 6] = ["start", "first-request", "idle", "http", "calls", "pods"];
+const ALL: [&str; 9] = ["start", "first-request", "idle", "http", "calls", "pods", "docker", "exec", "cycles"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -44,7 +48,10 @@ async fn main() -> Result<()> {
             "idle" => idle::measure().await?,
             "http" => http::measure().await?,
             "calls" => calls::measure().await?,
-            _ => pods::measure().await?,
+            "pods" => pods::measure().await?,
+            "docker" => docker::measure().await?,
+            "exec" => exec::measure().await?,
+            _ => cycles::measure().await?,
         }
     }
     Ok(())

@@ -17,6 +17,11 @@ pub fn anonymous_bytes(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Files, sockets and whatever else it has open.
+pub fn open_files(pid: u32) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
 /// Processor time used since the start, in user and kernel mode.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
     // Linux reports in ticks of USER_HZ, which is 100 on every architecture we build for

@@ -1,82 +1,99 @@
 //! A cluster to test against, and the ways in.
 
+mod docker;
+mod engine;
+mod net;
+mod programs;
+mod registry;
+mod room;
+mod server;
+
+pub use docker::{Busybox, docker, has_docker};
+pub use engine::Engine;
+pub use net::{Reply, free_port, request};
+pub use programs::{feed, kubectls, terminal};
+pub use registry::Registry;
+pub use room::Room;
+pub use server::Server;
+
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::process::Output;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A `coracle server` of this test alone.
+/// A `coracle server` of this test alone, and a user of it.
 pub struct Cluster {
-    dir: TempDir,
-    ports: Ports,
-    networks: (String, String),
-    server: Option<Child>,
-}
-
-struct Ports {
-    api: u16,
-    http: u16,
-    https: u16,
+    user: User,
+    server: Server,
 }
 
 impl Cluster {
-    /// Starts a server and waits until its node is ready.
+    /// Starts a server that needs no privilege, in loopback networks, and waits until its node is ready.
     pub fn start() -> Self {
-        static NETWORKS: AtomicU8 = AtomicU8::new(0);
-        let pair = 192 + 2 * (NETWORKS.fetch_add(1, Ordering::Relaxed) % 31);
-        let mut cluster = Self {
-            dir: tempfile::tempdir().unwrap(),
-            ports: Ports { api: free_port(), http: free_port(), https: free_port() },
-            networks: (format!("127.{pair}.0.0/16"), format!("127.{}.0.0/16", pair + 1)),
-            server: None,
-        };
-        cluster.run();
-        cluster
+        Self::of(Server::start_loopback())
+    }
+
+    /// Starts a server as root installs one, with Docker; `None`, with a word why, where the tests have neither.
+    pub fn privileged() -> Option<Self> {
+        has_docker().then(|| Self::of(Server::start_privileged()))
+    }
+
+    /// The same with the Docker, if any, that listens at a `DOCKER_HOST`.
+    pub fn with_docker_at(host: &str) -> Self {
+        Self::of(Server::start_at(host))
+    }
+
+    fn of(server: Server) -> Self {
+        Self { user: server.user(), server }
     }
 
     /// Starts the server again, on the same directory and ports.
     pub fn run(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let server = Command::new(env!("CARGO_BIN_EXE_coracle"))
-            .arg("server")
-            .args(["--data-dir", &self.path("data"), "--write-kubeconfig", &self.path("kubeconfig")])
-            .args(["--bind-address", "127.0.0.1", "--https-listen-port", &self.ports.api.to_string()])
-            .args(["--ingress-http-port", &self.ports.http.to_string()])
-            .args(["--ingress-https-port", &self.ports.https.to_string()])
-            .args(["--cluster-cidr", &self.networks.0, "--service-cidr", &self.networks.1])
-            .args(["--node-name", "node"])
-            .current_dir(root())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.server = Some(server);
-        until("the node is ready", || {
-            let node = self.try_kubectl(&["get", "node", "node", "-o", READY]);
-            (node.trim() == "True").then_some(())
-        });
+        self.server.run();
     }
 
     /// SIGKILL: no chance to tidy up.
     pub fn kill(&mut self) {
-        let mut server = self.server.take().unwrap();
-        server.kill().unwrap();
-        server.wait().unwrap();
+        self.server.kill();
     }
 
-    /// A path in the cluster's directory.
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// A request through the ingress.
+    pub fn ingress(&self, host: &str, path: &str) -> std::io::Result<Reply> {
+        request(self.server.ingress(), host, path)
+    }
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = User;
+
+    fn deref(&self) -> &User {
+        &self.user
+    }
+}
+
+/// Somebody with a kubeconfig, and a directory for files.
+pub struct User {
+    dir: TempDir,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+}
+
+impl User {
+    /// A path in the user's directory.
     pub fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// A file in the cluster's directory.
+    /// A file in the user's directory.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
@@ -85,97 +102,133 @@ impl Cluster {
 
     /// Runs kubectl; its exit code and words.
     pub fn kubectl_output(&self, arguments: &[&str]) -> Output {
-        self.client("kubectl", arguments)
+        self.client("kubectl", arguments, b"")
     }
 
     /// Runs kubectl, which must succeed; its stdout.
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        succeed(arguments, self.kubectl_output(arguments), || self.log())
+        self.succeed(arguments, self.kubectl_output(arguments))
     }
 
     /// Runs kubectl; its stdout, whatever happened.
     pub fn try_kubectl(&self, arguments: &[&str]) -> String {
-        String::from_utf8(self.kubectl_output(arguments).stdout).unwrap()
+        String::from_utf8_lossy(&self.kubectl_output(arguments).stdout).into_owned()
     }
 
     /// Runs coracle as a client.
     pub fn coracle_output(&self, arguments: &[&str]) -> Output {
-        self.client(env!("CARGO_BIN_EXE_coracle"), arguments)
+        self.client(env!("CARGO_BIN_EXE_coracle"), arguments, b"")
     }
 
     /// Runs coracle as a client, which must succeed; its stdout.
     #[track_caller]
     pub fn coracle(&self, arguments: &[&str]) -> String {
-        succeed(arguments, self.coracle_output(arguments), || self.log())
+        self.succeed(arguments, self.coracle_output(arguments))
     }
 
-    fn client(&self, program: &str, arguments: &[&str]) -> Output {
-        Command::new(program)
-            .args(arguments)
-            .env("KUBECONFIG", self.path("kubeconfig"))
-            .env("HOME", self.dir.path())
-            .current_dir(root())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap_or_else(|error| panic!("run {program}: {error}"))
+    /// Runs any client program with this user's kubeconfig, giving it `input`. It is ended when it takes too long.
+    pub fn client(&self, program: impl AsRef<Path>, arguments: &[&str], input: &[u8]) -> Output {
+        feed(self.command(program.as_ref()).args(arguments), input)
     }
 
-    /// Applies a manifest given as text.
+    /// The same, not yet started, for programs that go on.
+    pub fn command(&self, program: impl AsRef<Path>) -> std::process::Command {
+        let mut command = programs::bounded(program.as_ref());
+        command.env("KUBECONFIG", &self.kubeconfig).env("HOME", self.dir.path()).current_dir(root());
+        command
+    }
+
+    /// The stdout of a client that must have succeeded.
+    #[track_caller]
+    pub fn succeed(&self, arguments: &[&str], output: Output) -> String {
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{stdout}\n{stderr}\n--- the server's log ---\n{}",
+            output.status,
+            self.log()
+        );
+        stdout.into_owned()
+    }
+
+    /// Applies a manifest given as text, in which the images BUSYBOX, PROBE and WEB stand for those of the tests.
     #[track_caller]
     pub fn apply(&self, manifest: &str) -> String {
-        let file = self.file("manifest.yaml", manifest);
-        self.kubectl(&["apply", "-f", &file])
+        let arguments = ["apply", "-f", "-"];
+        let manifest = manifest
+            .replace("image: BUSYBOX", &format!("image: {}", Busybox::image()))
+            .replace("image: PROBE", &format!("image: {}", probe()))
+            .replace("image: WEB", &format!("image: {}", guest("web.wasm")));
+        self.succeed(&arguments, self.client("kubectl", &arguments, manifest.as_bytes()))
     }
 
-    /// One object as JSON.
+    /// One object, or a list of them, as JSON.
     #[track_caller]
     pub fn get(&self, what: &str) -> Value {
         serde_json::from_str(&self.kubectl(&["get", what, "-o", "json"])).unwrap()
     }
 
-    /// A request through the ingress.
-    pub fn ingress(&self, host: &str, path: &str) -> std::io::Result<Reply> {
-        request(([127, 0, 0, 1], self.ports.http).into(), host, path)
+    /// What a JSONPath yields of an object; nothing where it is not there.
+    pub fn field(&self, what: &str, path: &str) -> String {
+        self.try_kubectl(&["get", what, "-o", &format!("jsonpath={path}")])
     }
 
-    /// What the server said.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.path("server.log")).unwrap_or_default()
+    /// Waits until a JSONPath yields what is wanted.
+    #[track_caller]
+    pub fn until_field(&self, what: &str, path: &str, wanted: &str) {
+        let mut last = String::new();
+        until_or(
+            || {
+                last = self.field(what, path);
+                (last == wanted).then_some(())
+            },
+            || format!("{what}: {path} is {wanted:?}\n{}", self.tell(what)),
+        );
+    }
+
+    /// Waits until the events of an object contain a text; all of them.
+    #[track_caller]
+    pub fn until_event(&self, what: &str, text: &str) -> String {
+        until_or(
+            || {
+                let events = self.events(what);
+                events.contains(text).then_some(events)
+            },
+            || format!("an event of {what} contains {text:?}\n{}", self.tell(what)),
+        )
+    }
+
+    /// Type, reason and message of each event of an object.
+    pub fn events(&self, what: &str) -> String {
+        self.try_kubectl(&["events", "--for", what])
     }
 
     /// Waits for a condition of an object as `kubectl wait` does.
     #[track_caller]
     pub fn wait(&self, what: &str, condition: &str) {
-        self.kubectl(&["wait", what, &format!("--for={condition}"), "--timeout=120s"]);
+        let output = self.kubectl_output(&["wait", what, &format!("--for={condition}"), "--timeout=100s"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}: {condition}: {said}\n{}", self.tell(what));
     }
-}
 
-const READY: &str = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            // it may have ended by itself, which is no reason to hide why the test fails
-            let _ = server.kill();
-            let _ = server.wait();
-        }
-        if std::thread::panicking() {
-            eprintln!("--- the server's log ---\n{}", self.log());
-        }
+    /// All that may explain why something is not so.
+    fn tell(&self, what: &str) -> String {
+        let object = self.try_kubectl(&["get", what, "-o", "yaml"]);
+        let status = object.split_once("\nstatus:").map(|(_, status)| status.to_owned()).unwrap_or(object);
+        format!(
+            "--- status ---{status}\n--- events ---\n{}\n--- the server's log ---\n{}",
+            self.events(what),
+            self.log()
+        )
     }
-}
 
-#[track_caller]
-fn succeed(arguments: &[&str], output: Output, log: impl Fn() -> String) -> String {
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}\n{stdout}\n{stderr}\n--- the server's log ---\n{}",
-        output.status,
-        log()
-    );
-    stdout.into_owned()
+    /// The end of what the server said.
+    pub fn log(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(100)..].join("\n")
+    }
 }
 
 /// The checkout, where examples are.
@@ -190,42 +243,25 @@ pub fn guest(name: &str) -> String {
     format!("file://{}", path.display())
 }
 
-/// A port that nobody uses now.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// The guest of these tests, whose verbs its source tells.
+pub fn probe() -> String {
+    format!("file://{}", root().join("tests/it/guests/probe.wasm").display())
 }
 
 /// Asks until the answer is there.
 #[track_caller]
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    until_or(ask, || what.to_owned())
+}
+
+#[track_caller]
+fn until_or<T>(mut ask: impl FnMut() -> Option<T>, what: impl Fn() -> String) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < PATIENCE, "still not so: {what}");
+        assert!(begun.elapsed() < PATIENCE, "still not so: {}", what());
         std::thread::sleep(Duration::from_millis(100));
     }
-}
-
-/// An answer over HTTP/1.1.
-#[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub body: String,
-}
-
-/// One GET on a connection of its own.
-pub fn request(to: SocketAddr, host: &str, path: &str) -> std::io::Result<Reply> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
-    let mut rest = String::new();
-    reader.read_to_string(&mut rest)?;
-    let body = rest.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-    Ok(Reply { status, body })
 }

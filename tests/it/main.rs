@@ -6,7 +6,14 @@ mod harness;
 
 mod bad_input;
 mod cli;
+mod debug_top;
+mod docker;
+mod faults;
 mod guests;
+mod images;
+mod mixed;
 mod restart;
+mod streams;
 mod up;
+mod volumes;
 mod voyage;

@@ -1,0 +1,167 @@
+//! Images: from registries with and without a password, of both kinds, and everything that may be wrong with one.
+
+use crate::harness::{Busybox, Registry, Room, docker, guest};
+
+fn pod(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
+         terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: main, image: \"{image}\", {more}}}\n"
+    )
+}
+
+const WAITING: &str = "{.status.containerStatuses[0].state.waiting.reason}";
+
+/// Waits until the pull has failed and waits for another try; what the pod's events say about it.
+fn refused(room: &Room, pod: &str) -> String {
+    let what = format!("pod/{pod}");
+    room.until_field(&what, WAITING, "ImagePullBackOff");
+    let events = room.until_event(&what, "Back-off pulling image");
+    assert!(events.contains("Failed to pull image") && events.contains("Error: ErrImagePull"), "{events}");
+    events
+}
+
+#[test]
+fn both_kinds_come_from_a_registry_by_tag_and_digest() {
+    let Some(room) = Room::enter("registry") else { return };
+    let registry = Registry::open();
+    let busybox = registry.push(&Busybox::image(), "team/busybox:1");
+    let wasm = format!("{}/team/probe:1", registry.host());
+    room.coracle(&["image", "push", "tests/it/guests/probe.wasm", &wasm]);
+    room.apply(&format!(
+        "{}---\n{}",
+        pod("docker", &busybox, "command: [echo, from docker]"),
+        pod("wasm", &wasm, "args: [args, from wasm]")
+    ));
+    for (name, said) in [("docker", "from docker\n"), ("wasm", "[\"args\", \"from wasm\"]\n")] {
+        let what = format!("pod/{name}");
+        room.wait(&what, "jsonpath={.status.phase}=Succeeded");
+        assert_eq!(room.kubectl(&["logs", name]), said);
+        let events = room.events(&what);
+        assert!(events.contains("Pulling image") && events.contains("Successfully pulled image"), "{events}");
+        assert!(room.field(&what, "{.status.containerStatuses[0].imageID}").contains("sha256:"));
+    }
+    let id = room.field("pod/wasm", "{.status.containerStatuses[0].imageID}");
+    let digest = &id[id.find("sha256:").unwrap()..];
+    let by_digest = format!("{}/team/probe@{digest}", registry.host());
+    let wrong = format!("{}/team/probe@sha256:{}", registry.host(), "0".repeat(64));
+    room.apply(&format!("{}---\n{}", pod("digest", &by_digest, "args: [both]"), pod("wrong", &wrong, "args: [both]")));
+    room.wait("pod/digest", "jsonpath={.status.phase}=Succeeded");
+    refused(&room, "wrong");
+    docker(&["rmi", &busybox]);
+}
+
+#[test]
+fn a_moved_tag_is_seen_by_the_policy_that_asks() {
+    let Some(room) = Room::enter("moved-tag") else { return };
+    let registry = Registry::open();
+    let image = format!("{}/moving:v1", registry.host());
+    room.coracle(&["image", "push", "tests/it/guests/probe.wasm", &image]);
+    let run = |name: &str, policy: &str| {
+        room.apply(&pod(name, &image, &format!("imagePullPolicy: {policy}, args: [args]")));
+        room.field(&format!("pod/{name}"), "{.metadata.name}")
+    };
+    run("first", "IfNotPresent");
+    room.wait("pod/first", "jsonpath={.status.phase}=Succeeded");
+    room.coracle(&["image", "push", guest("tool.wasm").strip_prefix("file://").unwrap(), &image]);
+    run("cached", "IfNotPresent");
+    room.wait("pod/cached", "jsonpath={.status.phase}=Succeeded");
+    run("asked", "Always");
+    // the other program has no such verb
+    room.wait("pod/asked", "jsonpath={.status.phase}=Failed");
+    assert!(room.events("pod/cached").contains("already present on machine"));
+    drop(registry);
+    run("offline", "IfNotPresent");
+    room.wait("pod/offline", "jsonpath={.status.phase}=Failed");
+    run("deaf", "Always");
+    refused(&room, "deaf");
+}
+
+#[test]
+fn a_registry_with_a_password_wants_the_secret() {
+    let Some(room) = Room::enter("private") else { return };
+    let registry = Registry::guarded();
+    let busybox = registry.push(&Busybox::image(), "private/busybox:1");
+    let wasm = format!("{}/private/probe:1", registry.host());
+    let credentials = room.file("config.json", &registry.docker_config());
+    room.coracle(&["image", "push", "--authfile", &credentials, "tests/it/guests/probe.wasm", &wasm]);
+    for (secret, password) in [("regcred", Registry::PASSWORD), ("wrong", "guess")] {
+        room.kubectl(&[
+            "create",
+            "secret",
+            "docker-registry",
+            secret,
+            &format!("--docker-server={}", registry.host()),
+            &format!("--docker-username={}", Registry::USER),
+            &format!("--docker-password={password}"),
+        ]);
+    }
+    let with = |name: &str, image: &str, secret: &str, more: &str| {
+        pod(name, image, more).replace("spec:\n", &format!("spec:\n  imagePullSecrets: [{{name: {secret}}}]\n"))
+    };
+    room.apply(&format!(
+        "{}---\n{}---\n{}---\n{}",
+        pod("docker-none", &busybox, "command: [\"true\"]"),
+        pod("wasm-none", &wasm, "args: [args]"),
+        with("docker-wrong", &busybox, "wrong", "command: [\"true\"]"),
+        with("wasm-wrong", &wasm, "wrong", "args: [args]")
+    ));
+    for name in ["docker-none", "wasm-none", "docker-wrong", "wasm-wrong"] {
+        let events = refused(&room, name).to_lowercase();
+        assert!(
+            ["unauthorized", "no basic auth", "authentication"].iter().any(|word| events.contains(word)),
+            "{events}"
+        );
+    }
+    room.apply(&format!(
+        "{}---\n{}",
+        with("docker", &busybox, "regcred", "command: [\"true\"]"),
+        with("wasm", &wasm, "regcred", "args: [args]")
+    ));
+    for name in ["docker", "wasm"] {
+        room.wait(&format!("pod/{name}"), "jsonpath={.status.phase}=Succeeded");
+    }
+    docker(&["rmi", &busybox]);
+}
+
+#[test]
+fn what_cannot_be_pulled_says_why() {
+    let Some(room) = Room::enter("unpullable") else { return };
+    let registry = Registry::open();
+    let spoiled = format!("{}/spoiled:1", registry.host());
+    // one that no other test has brought to the node
+    room.coracle(&["image", "push", "examples/job/pi.wasm", &spoiled]);
+    registry.spoil();
+    let gone = format!("{}/nowhere/app:1", registry.host());
+    let nobody = format!("127.0.0.1:{}/app:1", crate::harness::free_port());
+    room.apply(&format!(
+        "{}---\n{}---\n{}---\n{}---\n{}",
+        pod("gone", &gone, "command: [\"true\"]"),
+        pod("nobody", &nobody, "command: [\"true\"]"),
+        pod("spoiled", &spoiled, "args: [args]"),
+        pod("never", "coracle-test/never:1", "imagePullPolicy: Never"),
+        pod("invalid", "Not/A:valid:Name", "command: [\"true\"]")
+    ));
+    refused(&room, "gone");
+    refused(&room, "nobody");
+    let events = refused(&room, "spoiled");
+    assert!(events.contains("digest"), "{events}");
+    room.until_field("pod/never", WAITING, "ErrImageNeverPull");
+    room.until_event("pod/never", "is not present with pull policy of Never");
+    room.until_field("pod/invalid", WAITING, "InvalidImageName");
+    room.until_event("pod/invalid", "couldn't parse image name");
+}
+
+#[test]
+fn a_nodes_store_is_listed_filled_and_emptied() {
+    let Some(room) = Room::enter("store") else { return };
+    let dir = room.server().data_dir();
+    let store = dir.to_str().unwrap();
+    let image = "store.example/probe:1";
+    room.coracle(&["image", "import", "--data-dir", store, "tests/it/guests/probe.wasm", image]);
+    assert!(room.coracle(&["image", "list", "--data-dir", store]).contains("store.example/probe"));
+    room.apply(&pod("imported", image, "imagePullPolicy: Never, args: [args, imported]"));
+    room.wait("pod/imported", "jsonpath={.status.phase}=Succeeded");
+    room.kubectl(&["delete", "pod", "imported"]);
+    room.coracle(&["image", "rm", "--data-dir", store, image]);
+    assert!(!room.coracle(&["image", "list", "--data-dir", store]).contains("store.example/probe"));
+}
