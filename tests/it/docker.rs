@@ -85,16 +85,16 @@ spec:
   restartPolicy: Never
   volumes: [{name: work, emptyDir: {}}]
   initContainers:
-  - {name: first, image: BUSYBOX, command: [sh, -c, "echo first >> /work/order"], volumeMounts: &mounts [{name: work, mountPath: /work}]}
+  - {name: first, image: BUSYBOX, command: [sh, -c, "echo first >> /step/order"], volumeMounts: &mounts [{name: work, mountPath: /step}]}
   - name: side
     image: BUSYBOX
     restartPolicy: Always
-    command: [sh, -c, "trap 'echo side ends; exit 0' TERM; echo side >> /work/order; while true; do sleep 0.1; done"]
-    startupProbe: {exec: {command: [grep, side, /work/order]}, periodSeconds: 1}
+    command: [sh, -c, "trap 'echo side ends; exit 0' TERM; echo side >> /step/order; while true; do sleep 0.1; done"]
+    startupProbe: {exec: {command: [grep, side, /step/order]}, periodSeconds: 1}
     volumeMounts: *mounts
-  - {name: second, image: BUSYBOX, command: [sh, -c, "echo second >> /work/order"], volumeMounts: *mounts}
+  - {name: second, image: BUSYBOX, command: [sh, -c, "echo second >> /step/order"], volumeMounts: *mounts}
   containers:
-  - {name: main, image: BUSYBOX, command: [sh, -c, "echo main >> /work/order; cat /work/order"], volumeMounts: *mounts}
+  - {name: main, image: BUSYBOX, command: [sh, -c, "echo main >> /step/order; cat /step/order"], volumeMounts: *mounts}
 ---
 apiVersion: v1
 kind: Pod

@@ -99,11 +99,11 @@ spec:
   restartPolicy: Never
   volumes: [{name: work, emptyDir: {}}]
   initContainers:
-  - {name: one, image: PROBE, args: [write, /work/one, from wasm], volumeMounts: &mounts [{name: work, mountPath: /work}]}
-  - {name: two, image: BUSYBOX, command: [sh, -c, "cat /work/one > /work/two; echo ' and busybox' >> /work/two"], volumeMounts: *mounts}
+  - {name: one, image: PROBE, args: [write, /step/one, from wasm], volumeMounts: &mounts [{name: work, mountPath: /step}]}
+  - {name: two, image: BUSYBOX, command: [sh, -c, "cat /step/one > /step/two; echo ' and busybox' >> /step/two"], volumeMounts: *mounts}
   containers:
-  - {name: three, image: PROBE, args: [cat, /work/two], volumeMounts: *mounts}
-  - {name: four, image: BUSYBOX, command: [sh, -c, "ls /work"], volumeMounts: *mounts}
+  - {name: three, image: PROBE, args: [cat, /step/two], volumeMounts: *mounts}
+  - {name: four, image: BUSYBOX, command: [sh, -c, "ls /step"], volumeMounts: *mounts}
 "#,
     );
     room.wait("pod/relay", "jsonpath={.status.phase}=Succeeded");
@@ -137,12 +137,12 @@ spec:
   initContainers:
   - name: side
     image: BUSYBOX
-    command: [sh, -c, "echo side > /work/side; sleep 1000"]
+    command: [sh, -c, "echo side > /step/side; sleep 1000"]
     restartPolicy: Always
-    startupProbe: {exec: {command: [test, -e, /work/side]}, periodSeconds: 1}
-    volumeMounts: &mounts [{name: work, mountPath: /work}]
+    startupProbe: {exec: {command: [test, -e, /step/side]}, periodSeconds: 1}
+    volumeMounts: &mounts [{name: work, mountPath: /step}]
   containers:
-  - {name: main, image: PROBE, args: [cat, /work/side], volumeMounts: *mounts}
+  - {name: main, image: PROBE, args: [cat, /step/side], volumeMounts: *mounts}
 "#,
     );
     for (pod, log) in [("wasm-side", "wasm answers /from-main\n"), ("docker-side", "side\n")] {
