@@ -211,7 +211,8 @@ impl Drop for Cluster {
         }
         if let Some(bridge) = self.networks.bridge {
             engine::remove_node(bridge);
-            for network in [self.networks.pods, self.networks.services] {
+            // of the pods' network it claims the half that is not Docker's
+            for network in [&self.networks.pods.replace("/20", "/21"), self.networks.services] {
                 let arguments = ["route", "del", "local", network, "dev", "lo", "table", "local"];
                 // one that was stopped has taken them away itself
                 let _ = Command::new("ip").args(arguments).output();

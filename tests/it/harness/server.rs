@@ -229,7 +229,8 @@ impl Drop for Server {
         }
         if self.is_privileged() {
             unmount_all(self.dir.path());
-            for network in [&self.networks.pods, &self.networks.services] {
+            // of the pods' network it claims the half that is not Docker's
+            for network in [&self.networks.pods.replace("/20", "/21"), &self.networks.services] {
                 ip(&["route", "del", "local", network, "dev", "lo", "table", "local"]);
             }
             self.networks.remove_bridge();
