@@ -167,9 +167,10 @@ struct Disk {
 impl Disk {
     fn of(path: &Path) -> Option<Disk> {
         let found = rustix::fs::statvfs(path).ok()?;
-        let (total, free) =
-            (found.f_blocks.saturating_mul(found.f_frsize), found.f_bavail.saturating_mul(found.f_frsize));
-        (total > 0).then(|| Disk { total_bytes: total, used_bytes: total.saturating_sub(free) })
+        // as `df` has it: what only root may use, or a quota withholds, is neither used nor free
+        let used = found.f_blocks.saturating_sub(found.f_bfree).saturating_mul(found.f_frsize);
+        let total = used.saturating_add(found.f_bavail.saturating_mul(found.f_frsize));
+        (total > 0).then_some(Disk { total_bytes: total, used_bytes: used })
     }
 
     fn percent(&self) -> u8 {

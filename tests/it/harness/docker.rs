@@ -64,6 +64,7 @@ impl Drop for Busybox {
         *users -= 1;
         if *users == 0 {
             // a container that a failed test has left may still use it
+            let _ = docker_output(&["rm", "--force", &pin(&Self::image())]);
             let _ = docker_output(&["rmi", "--force", &Self::image()]);
         }
     }
@@ -106,6 +107,13 @@ fn import(image: &str) {
     static TOLD: Once = Once::new();
     TOLD.call_once(|| println!("making {image}"));
     docker(&arguments);
+    // an image of a container is not swept up, however full the machine's disk is
+    docker(&["create", "--name", &pin(image), image, "true"]);
+}
+
+/// The container, never started, that keeps an image.
+fn pin(image: &str) -> String {
+    image.replace(['/', ':'], "-")
 }
 
 /// What a node calls itself in Docker's labels, found by its bridge network.
