@@ -82,6 +82,37 @@ fn facts(user: &User, pod: &str) -> String {
 }
 
 #[test]
+fn a_server_killed_in_the_middle_of_everything_leaves_no_doubles() {
+    let Some(mut cluster) = Cluster::privileged() else { return };
+    let pods: Vec<String> = (0..6)
+        .map(|n| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+                 containers: [{{name: main, image: BUSYBOX, command: [sleep, \"1000\"]}}]\n"
+            )
+        })
+        .collect();
+    cluster.apply(&pods.join("---\n"));
+    for pause in [20, 150, 400, 900] {
+        std::thread::sleep(Duration::from_millis(pause)); // not a wait for anything: where the kill hits
+        cluster.kill();
+        cluster.run();
+    }
+    for n in 0..6 {
+        cluster.wait(&format!("pod/p{n}"), "condition=Ready");
+    }
+    let names = || {
+        let owned = cluster.server().containers();
+        let running = owned.iter().filter(|id| inspect(id)["State"]["Running"] == true).count();
+        (owned.len(), running)
+    };
+    let (_, running) = names();
+    assert_eq!(running, 12, "six sandboxes and six containers");
+    cluster.kubectl(&["delete", "pods", "--all"]);
+    until("no container is left", || (names().0 == 0).then_some(()));
+}
+
+#[test]
 fn what_is_missing_is_told_and_mends_itself() {
     let Some(room) = Room::enter("missing") else { return };
     room.apply(
@@ -228,8 +259,8 @@ spec:
     refused(&["attach", "half", "-c", "ended"], "");
     assert!(room.kubectl_output(&["exec", "half", "-c", "alive", "--", "true"]).status.success());
     room.until_event("pod/nowhere", "exec: \"/no/such/program\"");
-    let waiting = "{.status.containerStatuses[0].state.waiting.reason}";
-    room.until_field("pod/nowhere", waiting, "RunContainerError");
+    let ended = "{.status.phase} {.status.containerStatuses[0].state.terminated['reason','exitCode']}";
+    room.until_field("pod/nowhere", ended, "Failed StartError 128");
 }
 
 #[test]

@@ -426,7 +426,8 @@ impl Worker {
             Stage::ImageName | Stage::Config => None,
             Stage::Sandbox => return self.make_again(slot),
             Stage::Pull | Stage::NeverPull => Some(&mut container.pull),
-            Stage::Create | Stage::Run => Some(&mut container.crash),
+            Stage::Run => return container.fail_to_start(message, now),
+            Stage::Create => Some(&mut container.crash),
         };
         let retry = match backoff {
             None if stage == Stage::Config => Retry::At(after(now, CONFIG_RETRY_SECONDS)),

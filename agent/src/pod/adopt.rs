@@ -62,13 +62,19 @@ impl Worker {
                 observed.current = Current::Ended(ended);
                 continue;
             };
-            let before = self.status_of(slot, &wanted.name);
+            let id = docker_id(&container.id);
+            // what was told of an earlier instance, or before there was one, says nothing of this one
+            let before =
+                self.status_of(slot, &wanted.name).filter(|status| status.container_id.as_deref() == Some(&*id));
             let is = |field: fn(&ContainerStatus) -> bool, unasked| before.as_ref().map_or(unasked, field);
             let is_started = is(|status| status.started == Some(true), wanted.startup_probe.is_none());
             let is_ready = is(|status| status.ready, wanted.readiness_probe.is_none());
-            let image_id = before.as_ref().map(|status| status.image_id.clone()).unwrap_or_default();
+            let image_id = match &before {
+                Some(status) => status.image_id.clone(),
+                None => docker_id(&container.image_id),
+            };
             let started = Started {
-                id: docker_id(&container.id),
+                id,
                 image_id,
                 since: handle.started_at(),
                 guest: Guest::Docker(handle),

@@ -11,6 +11,9 @@ use std::net::IpAddr;
 const BACKOFF_SECONDS_MIN: i64 = 10;
 /// Longest delay of a back-off.
 const BACKOFF_SECONDS_MAX: i64 = 300;
+/// Kubernetes' exit code and reason for a container that was made and could not be started.
+const START_ERROR_CODE: i32 = 128;
+const START_ERROR_REASON: &str = "StartError";
 /// Kubernetes' exit code and reason for a container that was lost with its runtime.
 const LOST_CODE: i32 = 255;
 pub(super) const LOST_REASON: &str = "Unknown";
@@ -333,6 +336,26 @@ impl ContainerState {
     /// Whether something of it is alive or coming to life.
     pub fn is_live(&self) -> bool {
         matches!(self.current, Current::Running(_) | Current::Starting { .. })
+    }
+
+    /// Its start failed after it was made: it counts as an instance that ran and failed, so that the restart policy decides.
+    pub fn fail_to_start(&mut self, message: String, now: Timestamp) {
+        let instance = self.next_instance();
+        if let Current::Starting { before } = &self.current
+            && let Current::Ended(ended) = &**before
+        {
+            self.last = Some(ended.clone());
+        }
+        self.restarts = instance;
+        self.announced = false;
+        self.current = Current::Ended(Ended {
+            id: String::new(),
+            code: START_ERROR_CODE,
+            reason: START_ERROR_REASON.into(),
+            message,
+            started_at: None,
+            finished_at: Some(now),
+        });
     }
 
     /// Number of the next instance: its `restartCount` and its log's name.

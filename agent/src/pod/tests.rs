@@ -427,6 +427,34 @@ fn a_lost_sandbox_ends_what_stood_on_it() {
     );
 }
 
+#[test]
+fn a_container_that_cannot_start_has_run_and_failed() {
+    let failed = |state: &mut PodState| {
+        state.main[0].current = Current::Starting { before: Box::new(Current::Waiting(Waiting::turn())) };
+        state.main[0].fail_to_start("no such program".into(), at(99));
+    };
+    check(
+        JOB,
+        Wanted::Run,
+        failed,
+        &expect![[r#"
+        Settle
+        Failed not: Ready:PodFailed ContainersReady:PodFailed
+        job terminated StartError 128, restarts 0
+    "#]],
+    );
+    check(
+        ONE,
+        Wanted::Run,
+        failed,
+        &expect![[r#"
+        Start(Main(0))
+        Running not: Ready:ContainersNotReady ContainersReady:ContainersNotReady
+        web terminated StartError 128, restarts 0
+    "#]],
+    );
+}
+
 const DEBUGGED: &str = "
 containers: [{name: web, image: a}]
 ephemeralContainers: [{name: debugger, image: b, targetContainerName: web}]";
