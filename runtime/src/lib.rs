@@ -8,6 +8,7 @@
 //! (the agent flattens it into a [`ContainerSpec`]), sockets and routes of services (the [`Network`] a container is
 //! given answers for them), restart policy, probes.
 
+mod digest;
 pub mod docker;
 pub mod images;
 pub mod logs;

@@ -12,7 +12,7 @@ use tar::{Archive, Entry, EntryType};
 
 use super::error::PullError;
 use super::registry::check;
-use super::store::hex;
+use crate::digest::hex;
 
 const ENTRIES_MAX: usize = 200_000;
 const NAME_BYTES_MAX: u64 = 4096;

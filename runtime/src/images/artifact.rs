@@ -11,7 +11,8 @@ use wasmparser::{Parser, Payload};
 
 use super::error::PullError;
 use super::manifest::{Descriptor, OCI_MANIFEST, WASM_CONFIG, WASM_LAYER};
-use super::store::{digest_of, hex};
+use super::store::digest_of;
+use crate::digest::hex;
 
 /// What is sent beside the file.
 pub(super) struct Artifact {

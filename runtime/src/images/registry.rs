@@ -20,10 +20,11 @@ use super::credentials::Credential;
 use super::error::PullError;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
-use super::store::{digest_of, hex};
+use super::store::digest_of;
 use super::transport::{
     Connections, Payload, Transport, content_length, header, location, next, read_all, refusal, transport_error,
 };
+use crate::digest::hex;
 
 /// What a token server may answer.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;

@@ -19,6 +19,7 @@ use tempfile::NamedTempFile;
 
 use super::ImageLimits;
 use super::error::{ImageError, PullError};
+use crate::digest::{file_digest, hex};
 
 /// A used blob's time is only written again after this long, to spare the disk.
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
@@ -352,23 +353,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
-}
-
-/// The SHA-256 of a file, in hexadecimal.
-pub(super) fn file_digest(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `sha256:...` of some bytes.

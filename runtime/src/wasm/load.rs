@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::WasmConfig;
-use super::cache::{Cache, Native, digest_of, hex};
+use super::cache::{Cache, Native};
 use super::engine::{Kind, Parts, compile};
 use super::program::{Loaded, P3_OFF, Program, link};
+use crate::digest::{hex, read_digest};
 use crate::spec::LoadError;
 
 /// Digests and files remembered; beyond that the unused ones are forgotten.
@@ -182,7 +183,7 @@ impl Loader {
             return Ok(digest);
         }
         let digest =
-            File::open(path).and_then(|mut file| digest_of(&mut file)).map_err(|error| unreadable(path, error))?;
+            File::open(path).and_then(|mut file| read_digest(&mut file)).map_err(|error| unreadable(path, error))?;
         let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
         if digests.len() >= REMEMBERED_MAX {
             digests.clear();
