@@ -543,8 +543,9 @@ spec:
     }
     let status = room.get("pod/hosted")["status"].clone();
     assert_eq!(status["podIP"], status["hostIP"]);
-    room.wait("pod/late", "jsonpath={.status.reason}=DeadlineExceeded");
-    assert_eq!(room.field("pod/late", "{.status.phase}"), "Failed");
+    // the reason is told at once, the end when the containers have ended
+    room.wait("pod/late", "jsonpath={.status.phase}=Failed");
+    assert_eq!(room.field("pod/late", "{.status.reason}"), "DeadlineExceeded");
 }
 
 /// Whether this machine's root has what a privileged container is given.

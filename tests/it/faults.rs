@@ -101,15 +101,11 @@ fn a_server_killed_in_the_middle_of_everything_leaves_no_doubles() {
     for n in 0..6 {
         cluster.wait(&format!("pod/p{n}"), "condition=Ready");
     }
-    let names = || {
-        let owned = cluster.server().containers();
-        let running = owned.iter().filter(|id| inspect(id)["State"]["Running"] == true).count();
-        (owned.len(), running)
-    };
-    let (_, running) = names();
+    let owned = cluster.server().containers();
+    let running = owned.iter().filter(|id| inspect(id)["State"]["Running"] == true).count();
     assert_eq!(running, 12, "six sandboxes and six containers");
     cluster.kubectl(&["delete", "pods", "--all"]);
-    until("no container is left", || (names().0 == 0).then_some(()));
+    until("no container is left", || cluster.server().containers().is_empty().then_some(()));
 }
 
 #[test]

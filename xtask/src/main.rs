@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// All tests, against an optimised binary: that is what people run, and an unoptimised compiler of Wasm takes minutes.
+/// All tests. The profile is that of developers, with overflow checks; in it the compiler of Wasm is optimised, which
+/// would take minutes otherwise.
 fn test(rest: &[&str]) -> Result<()> {
     let mut missing = tools::install()?;
     let mut environment: Vec<(&str, OsString)> = Vec::new();
@@ -37,7 +38,7 @@ fn test(rest: &[&str]) -> Result<()> {
         }
         Err(error) => missing.push(format!("tests of Docker containers, mixed pods and registries: {error:#}")),
     }
-    let mut arguments = vec!["test", "--release", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
+    let mut arguments = vec!["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"];
     arguments.extend(rest);
     let result = cargo(&arguments, &environment);
     drop(engine);
