@@ -1,7 +1,7 @@
 //! A command with a verb for everything the black-box tests want a Wasm container to do.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 fn main() -> io::Result<()> {
@@ -43,6 +43,7 @@ fn main() -> io::Result<()> {
         }
         "http" => http(arg(2))?,
         "count" => count(arg(2))?,
+        "echo" => echo(arg(2))?,
         "spin" => loop {
             std::hint::black_box(0);
         },
@@ -77,7 +78,8 @@ fn hear() -> io::Result<()> {
     }
 }
 
-/// Plain HTTP on a port of every address. `/back/PORT/PATH` passes on what a neighbour of the pod says at that port.
+/// Plain HTTP on a port of every address. `/back/PORT/PATH` passes on what a neighbour in the pod says at that port,
+/// `/at/HOST:PORT/PATH` what anybody says, and `/udp/HOST:PORT/WORD` what is answered to a datagram.
 fn http(port: &str) -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", port.parse().unwrap()))?;
     println!("listening on {}", listener.local_addr()?);
@@ -100,26 +102,49 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
         }
     }
     let path = first.split(' ').nth(1).unwrap_or_default();
-    let body = match path.strip_prefix("/back/") {
-        Some(back) => {
-            let (port, path) = back.split_once('/').unwrap_or((back, ""));
-            match ask(port, path) {
-                Ok(answer) => format!("the neighbour says: {answer}"),
-                Err(error) => format!("the neighbour does not answer: {error}\n"),
-            }
-        }
+    let (verb, rest) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+    let (to, what) = rest.split_once('/').unwrap_or((rest, ""));
+    let asked = match verb {
+        "back" => Some(ask(&format!("127.0.0.1:{to}"), what)),
+        "at" => Some(ask(to, what)),
+        "udp" => Some(send(to, what)),
+        _ => None,
+    };
+    let body = match asked {
+        Some(Ok(answer)) => format!("the neighbour says: {answer}"),
+        Some(Err(error)) => format!("the neighbour does not answer: {error}\n"),
         None => format!("wasm answers {path}\n"),
     };
     write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 
-fn ask(port: &str, path: &str) -> io::Result<String> {
-    let port: u16 = port.parse().map_err(io::Error::other)?;
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+fn ask(to: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    write!(stream, "GET /{path} HTTP/1.0\r\nhost: {to}\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+fn send(to: &str, word: &str) -> io::Result<String> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket.connect(to)?;
+    socket.send(word.as_bytes())?;
+    let mut answer = [0; 2048];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Sends each datagram back to where it came from, after the word of whom it heard.
+fn echo(port: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind(("0.0.0.0", port.parse().unwrap()))?;
+    println!("listening on {}", socket.local_addr()?);
+    let mut heard = [0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut heard)?;
+        let word = String::from_utf8_lossy(&heard[..length]);
+        socket.send_to(format!("{word} from {}\n", from.ip()).as_bytes(), from)?;
+    }
 }
 
 /// Takes what each connection has to say to its end, then answers how much it was: its client half-closes.
