@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::{CommitError, Store, WatchError};
-use sync::{Call, CallError, Caller, Down, IncomingWrites, MasterEnd, NodeEnd, Output, Rejected, slice};
+use sync::{Call, CallError, Caller, Down, MasterEnd, NodeEnd, Output, Rejected, Up, slice};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -86,13 +86,14 @@ async fn feed(store: &Store, node: &str, down: &mpsc::Sender<Down>) {
     }
 }
 
-async fn take_writes(store: Store, mut up: mpsc::Receiver<IncomingWrites>) {
+async fn take_writes(store: Store, mut up: mpsc::Receiver<Up>) {
     let mut commits = FuturesUnordered::new();
     loop {
         tokio::select! {
             Some(()) = commits.next() => {}
             batch = up.recv(), if commits.len() < COMMITS_IN_FLIGHT_MAX => match batch {
-                Some(mut batch) => {
+                Some(Up::Renew(renewal)) => renewal.answer(Err(Rejected::Failed("not served yet".into()))),
+                Some(Up::Writes(mut batch)) => {
                     let store = store.clone();
                     let writes = std::mem::take(&mut batch.writes);
                     commits.push(async move {

@@ -29,7 +29,8 @@ pub enum Call {
 }
 
 /// Which log, and which part of it: Kubernetes' `PodLogOptions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Logs {
     /// Namespace of the pod.
     pub namespace: String,
@@ -56,7 +57,8 @@ pub struct Logs {
 }
 
 /// A command in a container: Kubernetes' `PodExecOptions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Exec {
     /// Namespace of the pod.
     pub namespace: String,
@@ -79,7 +81,8 @@ pub struct Exec {
 }
 
 /// A container's own input and outputs: Kubernetes' `PodAttachOptions`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Attach {
     /// Namespace of the pod.
     pub namespace: String,
@@ -100,7 +103,8 @@ pub struct Attach {
 }
 
 /// A port of a pod, for one connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct PortForward {
     /// Namespace of the pod.
     pub namespace: String,

@@ -1,13 +1,16 @@
 //! The two ends of a node's link, and the one that lives in memory.
 
-use crate::{Call, CallError, IncomingCall, Input, OutputStream};
+use crate::{Call, CallError, IncomingCall, Input, OutputStream, Welcome};
 use state::{Event, Object, Revision, Write};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// What goes down to a node, in the order of revisions.
 #[derive(Clone, Debug)]
 pub enum Down {
+    /// The first message of each session.
+    Welcome(Welcome),
     /// The node's whole slice, in place of what it knew.
     Reset {
         /// As of.
@@ -15,9 +18,10 @@ pub enum Down {
         /// All of it.
         objects: Vec<Arc<Object>>,
     },
-    /// One change of the slice. An object that enters the slice is `Added`, one that leaves it is `Deleted`.
+    /// One change of the slice. An object that enters the slice is `Added`, one that leaves it is `Deleted`. Over a
+    /// connection an event comes without the object before it, and the object of a deletion has only its name.
     Event(Event),
-    /// Nothing else of the slice changed up to here: where to resume.
+    /// Nothing else of the slice changed up to here: where to resume ([`crate::Progress`]).
     Reached(Revision),
 }
 
@@ -44,11 +48,62 @@ pub struct Limits {
     pub up_batches_max: usize,
     /// Calls waiting for the node to look at them.
     pub calls_max: usize,
+    /// Calls of one node that run at once.
+    pub calls_running_max: u32,
+    /// Bytes of one frame of a session, as it is sent.
+    pub frame_bytes_max: usize,
+    /// Bytes of one frame's body when it is inflated.
+    pub body_bytes_max: usize,
+    /// Bytes of JSON of a node's whole slice.
+    pub snapshot_bytes_max: usize,
+    /// Nodes linked to a master at once.
+    pub nodes_max: usize,
+    /// Bytes asked of the system for each direction of a UDP socket.
+    pub udp_buffer_bytes: usize,
+    /// Whether several datagrams may leave in one system call: faster, but some mobile links lose such bursts.
+    pub segmentation_offload: bool,
+    /// How long a node waits for an answer over QUIC before it tries TCP too.
+    pub quic_patience: Duration,
+    /// How long a node stays on TCP before it tries QUIC again.
+    pub quic_again: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { down_messages_max: 1024, up_batches_max: 256, calls_max: 64 }
+        Self {
+            down_messages_max: 1024,
+            up_batches_max: 256,
+            calls_max: 64,
+            calls_running_max: 256,
+            frame_bytes_max: 16 << 20,
+            body_bytes_max: 64 << 20,
+            snapshot_bytes_max: 256 << 20,
+            nodes_max: 4096,
+            udp_buffer_bytes: 4 << 20,
+            segmentation_offload: true,
+            quic_patience: Duration::from_secs(3),
+            quic_again: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a master gets from a node.
+pub enum Up {
+    /// Something is to be written.
+    Writes(IncomingWrites),
+    /// The node lives.
+    Renew(Renewal),
+}
+
+/// A node's heartbeat: the master renews its Lease, with its own clock.
+pub struct Renewal {
+    pub(crate) reply: oneshot::Sender<Result<(), Rejected>>,
+}
+
+impl Renewal {
+    /// Answers. A node that left is no error.
+    pub fn answer(self, answer: Result<(), Rejected>) {
+        drop(self.reply.send(answer));
     }
 }
 
@@ -56,7 +111,7 @@ impl Default for Limits {
 pub struct IncomingWrites {
     /// To be committed all or not at all.
     pub writes: Vec<Write>,
-    reply: oneshot::Sender<Result<Vec<Event>, Rejected>>,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Event>, Rejected>>,
 }
 
 impl IncomingWrites {
@@ -68,9 +123,9 @@ impl IncomingWrites {
 
 /// The node's end.
 pub struct NodeEnd {
-    down: mpsc::Receiver<Down>,
-    up: mpsc::Sender<IncomingWrites>,
-    calls: mpsc::Receiver<IncomingCall>,
+    pub(crate) down: mpsc::Receiver<Down>,
+    pub(crate) up: mpsc::Sender<Up>,
+    pub(crate) calls: mpsc::Receiver<IncomingCall>,
 }
 
 impl NodeEnd {
@@ -102,7 +157,7 @@ impl NodeEnd {
 
 /// A node's way to write. Clones share the link.
 #[derive(Clone)]
-pub struct Uplink(mpsc::Sender<IncomingWrites>);
+pub struct Uplink(mpsc::Sender<Up>);
 
 impl Uplink {
     /// Writes, all or none; answered when the cluster holds them durably.
@@ -111,7 +166,18 @@ impl Uplink {
     /// [`Rejected`] says whether to decide again.
     pub async fn write(&self, writes: Vec<Write>) -> Result<Vec<Event>, Rejected> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(IncomingWrites { writes, reply }).await.map_err(|_| Rejected::Disconnected)?;
+        let batch = Up::Writes(IncomingWrites { writes, reply });
+        self.0.send(batch).await.map_err(|_| Rejected::Disconnected)?;
+        answer.await.map_err(|_| Rejected::Disconnected)?
+    }
+
+    /// Says that the node lives; answered when its Lease is renewed.
+    ///
+    /// # Errors
+    /// [`Rejected::Disconnected`] when the link is down, another one when the master could not renew.
+    pub async fn renew(&self) -> Result<(), Rejected> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Up::Renew(Renewal { reply })).await.map_err(|_| Rejected::Disconnected)?;
         answer.await.map_err(|_| Rejected::Disconnected)?
     }
 }
@@ -120,15 +186,15 @@ impl Uplink {
 pub struct MasterEnd {
     /// Messages to the node.
     pub down: mpsc::Sender<Down>,
-    /// Writes of the node.
-    pub up: mpsc::Receiver<IncomingWrites>,
+    /// Writes and heartbeats of the node.
+    pub up: mpsc::Receiver<Up>,
     /// Calls to the node.
     pub caller: Caller,
 }
 
 /// A master's way to call a node. Clones share the link.
 #[derive(Clone)]
-pub struct Caller(mpsc::Sender<IncomingCall>);
+pub struct Caller(pub(crate) mpsc::Sender<IncomingCall>);
 
 impl Caller {
     /// Asks the node; `input` is what the client sends meanwhile.
@@ -150,7 +216,7 @@ pub fn no_input() -> mpsc::Receiver<Input> {
     input
 }
 
-/// A link in memory: for the node in the master's own process.
+/// A link in memory: for the node in the master's own process. Who feeds it begins with a [`Down::Welcome`].
 pub fn local(limits: Limits) -> (MasterEnd, NodeEnd) {
     let (down, messages) = mpsc::channel(limits.down_messages_max);
     let (up, writes) = mpsc::channel(limits.up_batches_max);

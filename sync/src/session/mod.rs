@@ -1,0 +1,1 @@
+//! What each end does with a frame: no sockets, no clock.
