@@ -2,6 +2,7 @@
 //! real.
 
 mod cells;
+mod certificate_signing_request;
 mod config;
 mod deployment;
 mod endpoints;
@@ -22,7 +23,7 @@ mod storage_class;
 
 use crate::Kind;
 
-static KINDS: [Kind; 20] = [
+static KINDS: [Kind; 21] = [
     config::CONFIG_MAP,
     endpoints::ENDPOINTS,
     event::EVENT,
@@ -37,6 +38,7 @@ static KINDS: [Kind; 20] = [
     deployment::DEPLOYMENT,
     replicaset::REPLICA_SET,
     job::JOB,
+    certificate_signing_request::CERTIFICATE_SIGNING_REQUEST,
     lease::LEASE,
     endpoints::ENDPOINT_SLICE,
     ingress::INGRESS_CLASS,
