@@ -1,5 +1,8 @@
 //! Taint eviction: a `NoExecute` taint drives out the pods that do not tolerate it, at once or when their
 //! `tolerationSeconds` are over.
+//!
+//! A pod's time begins when the taint and the pod have met, but not before this master started: while it was away nobody
+//! could tell it that the node is back.
 
 use crate::{Controller, Cx, Outcome, pods};
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +15,10 @@ use std::sync::Arc;
 const NAME: &str = "taint-eviction-controller";
 
 /// The controller.
-pub struct Eviction;
+pub struct Eviction {
+    /// When this master started.
+    pub started_at: Timestamp,
+}
 
 impl Controller for Eviction {
     fn name(&self) -> &'static str {
@@ -46,7 +52,7 @@ impl Controller for Eviction {
         pods.sort_by(|a, b| a.key().cmp(b.key()));
         let mut outcome = Outcome::default();
         for pod in pods {
-            match leaves_at(&pod, &taints, cx.now) {
+            match leaves_at(&pod, &taints, self.started_at, cx.now) {
                 Some(at) if at > cx.now => {
                     outcome.again_at = Some(outcome.again_at.map_or(at, |earlier: Timestamp| earlier.min(at)));
                 }
@@ -68,19 +74,28 @@ fn pod_node(object: &Object) -> Option<&str> {
     object.view::<Pod>()?.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
 
-/// When a pod must leave; `None` if it may stay for ever.
-fn leaves_at(pod: &Object, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
-    let tolerations = pod.view::<Pod>()?.spec.as_ref()?.tolerations.as_deref().unwrap_or_default();
+/// When a pod must leave; `None` if it may stay for ever. Of each taint the first toleration that covers it counts.
+fn leaves_at(pod: &Object, taints: &[Taint], started_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let view = pod.view::<Pod>()?;
+    let tolerations = view.spec.as_ref()?.tolerations.as_deref().unwrap_or_default();
+    let came = bound_at(view).or(pod.meta().creation_timestamp).unwrap_or(Timestamp::MIN).max(started_at);
     let leave = |taint: &Taint| {
-        let covering: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
-        if covering.is_empty() {
+        let Some(covering) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else {
             return Some(now);
-        }
-        let seconds = covering.iter().filter_map(|toleration| toleration.toleration_seconds).min()?;
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        };
+        let seconds = covering.toleration_seconds?;
+        let since = taint.time_added.as_ref().map_or(came, |time| time.0.max(came));
         since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
     };
     taints.iter().filter_map(leave).min()
+}
+
+/// When a pod was given its node.
+fn bound_at(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled =
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "True")?;
+    scheduled.last_transition_time.as_ref().map(|time| time.0)
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -93,7 +108,67 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 fn evict(cx: &mut Cx<'_>, pod: &Object) -> Vec<Write> {
-    let Some(write) = Write::delete_gracefully(pod, Deletion::default(), cx.now) else { return Vec::new() };
+    let mut value = pod.value();
+    pods::disrupt(&mut value, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", cx.now);
+    let told = Object::encode(pod.key().resource.clone(), pod.revision(), value);
+    let write = told.ok().and_then(|told| Write::delete_gracefully(&told, Deletion::default(), cx.now));
+    let Some(write) = write else { return Vec::new() };
     let message = format!("Marking for deletion Pod {}/{}", pod.key().namespace, pod.key().name);
     vec![write, record::event(cx.world, &mut cx.stamp, pod, &Note::normal(NAME, "TaintManagerEviction", &message))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::Sandbox;
+
+    /// Seconds after the start at which a pod with these tolerations leaves a node that was tainted then.
+    fn leaves(started_at: &str, tolerations: &str, taints: &str, status: &str) -> Option<i64> {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let mut sandbox = Sandbox::new(Vec::new());
+        sandbox.apply(&format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: n}}, spec: {{taints: [{taints}]}}}}
+---
+{{apiVersion: v1, kind: Pod, metadata: {{name: p, namespace: default}}, spec: {{nodeName: n, tolerations: [{tolerations}]}}, status: {{{status}}}}}"
+        ));
+        let node = sandbox.world.get(&Key::of::<Node>("", "n")).unwrap();
+        let pod = sandbox.world.get(&Key::of::<Pod>("default", "p")).unwrap();
+        let at = leaves_at(pod, &driving(node), started_at.parse().unwrap(), start)?;
+        Some(at.as_second() - start.as_second())
+    }
+
+    #[test]
+    fn a_pod_has_its_time() {
+        let start = "2026-01-01T00:00:00Z";
+        let gone = "{key: node.kubernetes.io/unreachable, effect: NoExecute, timeAdded: '2026-01-01T00:00:00Z'}";
+        let other = "{key: a, value: b, effect: NoExecute, timeAdded: '2026-01-01T00:00:00Z'}";
+        let cases = [
+            ("", gone, Some(0)),
+            ("{operator: Exists}", gone, None),
+            ("{key: node.kubernetes.io/unreachable, operator: Exists, tolerationSeconds: 300}", gone, Some(300)),
+            ("{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoSchedule}", gone, Some(0)),
+            ("{key: node.kubernetes.io/unreachable, operator: Exists, tolerationSeconds: -5}", gone, Some(0)),
+            // the first that covers it counts
+            (
+                "{operator: Exists}, {key: node.kubernetes.io/unreachable, operator: Exists, tolerationSeconds: 3}",
+                gone,
+                None,
+            ),
+            ("{operator: Exists, tolerationSeconds: 9}, {operator: Exists, tolerationSeconds: 3}", gone, Some(9)),
+            ("{key: a, value: b}", other, None),
+            ("{key: a, value: c}", other, Some(0)),
+            ("{key: a, value: c}", "{key: a, value: b, effect: NoSchedule}", None),
+        ];
+        for (tolerations, taint, expected) in cases {
+            assert_eq!(leaves(start, tolerations, taint, ""), expected, "{tolerations} {taint}");
+        }
+        let five = "{operator: Exists, tolerationSeconds: 300}";
+        assert_eq!(leaves("2026-01-01T01:00:00Z", five, gone, ""), Some(3900));
+        let late = "conditions: [{type: PodScheduled, status: 'True', lastTransitionTime: '2026-01-01T00:10:00Z'}]";
+        assert_eq!(leaves(start, five, gone, late), Some(900));
+        let two = format!("{gone}, {other}");
+        let tolerations =
+            "{key: a, operator: Exists, tolerationSeconds: 7}, {operator: Exists, tolerationSeconds: 300}";
+        assert_eq!(leaves(start, tolerations, &two, ""), Some(7));
+    }
 }

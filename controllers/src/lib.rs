@@ -5,7 +5,10 @@
 //! its paragraph in Kubernetes' documentation. Deliberately absent: IO, clocks, randomness, queues, expectations: the
 //! executor shows a controller the world that holds its last writes before it asks again.
 
+pub mod balancer;
+pub mod csr;
 pub mod deployment;
+pub mod disruption;
 mod edit;
 pub mod endpoints;
 pub mod events;
@@ -13,6 +16,7 @@ pub mod eviction;
 pub mod garbage;
 #[cfg(test)]
 mod harness;
+pub mod ipam;
 pub mod job;
 pub mod namespace;
 pub mod node;
@@ -23,10 +27,12 @@ pub mod replicaset;
 pub mod serviceaccount;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 pub mod volume;
 
 use jiff::Timestamp;
 use state::{Event, Key, Stamp, World, Write};
+use std::net::Ipv4Addr;
 
 /// What a key needs.
 #[derive(Debug, Default, PartialEq)]
@@ -69,18 +75,36 @@ pub struct Settings {
     pub node_grace_seconds: i64,
     /// Seconds after which core Events are deleted; Kubernetes' 3600.
     pub event_ttl_seconds: i64,
+    /// How fast nodes in trouble may be emptied.
+    pub pace: node::Pace,
+    /// The pods' network: first address and prefix length. Without it Nodes are given no `spec.podCIDR`.
+    pub cluster_cidr: Option<(Ipv4Addr, u8)>,
+    /// Prefix length of a node's part of it (`--node-cidr-mask-size-ipv4`); `None` is [`ipam::default_mask`].
+    pub node_cidr_mask: Option<u8>,
+    /// Reads what a CertificateSigningRequest asks for. Without it nobody approves them but people.
+    pub read_request: Option<csr::ReadRequest>,
 }
 
 impl Settings {
-    /// Kubernetes' defaults.
+    /// Kubernetes' defaults, without a pod network and without approval of nodes.
     pub fn new(started_at: Timestamp, root_ca_pem: String) -> Self {
-        Self { started_at, root_ca_pem, node_grace_seconds: 40, event_ttl_seconds: 3600 }
+        Self {
+            started_at,
+            root_ca_pem,
+            node_grace_seconds: 40,
+            event_ttl_seconds: 3600,
+            pace: node::Pace::default(),
+            cluster_cidr: None,
+            node_cidr_mask: None,
+            read_request: None,
+        }
     }
 }
 
 /// Every controller there is.
 pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
-    vec![
+    let started_at = settings.started_at;
+    let mut all: Vec<Box<dyn Controller>> = vec![
         Box::new(deployment::Deployments),
         Box::new(replicaset::ReplicaSets),
         Box::new(job::Jobs),
@@ -88,13 +112,26 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
         Box::new(namespace::Namespaces),
         Box::new(garbage::Garbage),
-        Box::new(node::NodeLifecycle { started_at: settings.started_at, grace_seconds: settings.node_grace_seconds }),
-        Box::new(eviction::Eviction),
+        Box::new(node::NodeLifecycle { started_at, grace_seconds: settings.node_grace_seconds }),
+        Box::new(node::NodeEviction { pace: settings.pace }),
+        Box::new(node::NodeLeftovers),
+        Box::new(eviction::Eviction { started_at }),
         Box::new(podgc::PodCollector),
+        Box::new(disruption::Disruption),
+        Box::new(balancer::Balancer),
+        Box::new(csr::Cleaner),
+        Box::new(tokens::TokenCleaner),
         Box::new(volume::Binder),
         Box::new(volume::LocalPath),
         Box::new(volume::Protection),
         Box::new(volume::EphemeralClaims),
         Box::new(events::EventExpiry { ttl_seconds: settings.event_ttl_seconds }),
-    ]
+    ];
+    if let Some(cluster) = settings.cluster_cidr {
+        all.push(Box::new(ipam::NodeIpam::new(cluster, settings.node_cidr_mask)));
+    }
+    if let Some(read_request) = settings.read_request {
+        all.push(Box::new(csr::Approver { read_request }));
+    }
+    all
 }

@@ -10,6 +10,8 @@ use state::{Key, Object, Stamp, World};
 
 /// Condition `type` of a pod that may be sent traffic.
 const READY: &str = "Ready";
+/// Condition `type` of a pod that the cluster ends.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// Whether a pod has ended for good.
 pub(crate) fn is_finished(pod: &Object) -> bool {
@@ -37,6 +39,25 @@ pub(crate) fn is_ready(pod: &Object) -> bool {
 pub(crate) fn available_at(pod: &Object, min_ready_seconds: i32) -> Option<Timestamp> {
     let since = ready_since(pod)?;
     since.checked_add(SignedDuration::from_secs(min_ready_seconds.max(0).into())).ok()
+}
+
+/// Says in a pod's status that the cluster, not its program, ends it: condition `DisruptionTarget`. Said once.
+pub(crate) fn disrupt(pod: &mut Value, reason: &str, message: &str, now: Timestamp) {
+    if !pod["status"].is_object() {
+        pod["status"] = json!({});
+    }
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return };
+    if conditions.iter().any(|condition| condition["type"] == DISRUPTION_TARGET && condition["status"] == "True") {
+        return;
+    }
+    conditions.retain(|condition| condition["type"] != DISRUPTION_TARGET);
+    conditions.push(json!({
+        "type": DISRUPTION_TARGET, "status": "True", "reason": reason, "message": message,
+        "lastProbeTime": null, "lastTransitionTime": state::rfc3339(now),
+    }));
 }
 
 /// A new pod of an owner's template, named after `prefix`, admitted and completed.

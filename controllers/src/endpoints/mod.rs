@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service, ServicePort, Ser
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use state::{Event, Key, Object, World, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Label of a slice: its Service.
@@ -42,6 +42,8 @@ impl Controller for EndpointsOfServices {
             vec![Key::of::<Service>(&key.namespace, &key.name)]
         } else if key.is::<EndpointSlice>() && slices::is_ours(meta) {
             meta.labels.get(SERVICE_NAME).map(|name| Key::of::<Service>(&key.namespace, name)).into_iter().collect()
+        } else if key.is::<Node>() && is_moved(event) {
+            services_on(&key.name, world)
         } else {
             Vec::new()
         }
@@ -90,6 +92,26 @@ fn services_of(event: &Event, world: &World) -> Vec<Key> {
     };
     let services = world.all::<Service>(Some(&event.key().namespace));
     services.filter(chooses).map(|service| service.key().clone()).collect()
+}
+
+/// Whether a node is in another zone than before; a new node has no endpoints yet.
+fn is_moved(event: &Event) -> bool {
+    let zone = |node: &Object| node.meta().labels.get(ZONE).cloned();
+    event.previous.as_ref().is_some_and(|previous| zone(previous) != zone(&event.object))
+}
+
+/// The Services that choose a pod of a node.
+fn services_on(node: &str, world: &World) -> Vec<Key> {
+    let mut keys = BTreeSet::new();
+    for pod in world.pods_on(node) {
+        for service in world.all::<Service>(Some(&pod.key().namespace)) {
+            let spec = service.view::<Service>().and_then(|service| service.spec.as_ref());
+            if spec.and_then(selector).is_some_and(|selector| matches(selector, pod)) {
+                keys.insert(service.key().clone());
+            }
+        }
+    }
+    keys.into_iter().collect()
 }
 
 /// Everything of a pod that endpoints show, ports apart (they cannot change).

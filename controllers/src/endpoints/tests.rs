@@ -121,3 +121,29 @@ fn a_slice_holds_a_hundred_and_changes_alone() {
     let changed = sandbox.log.iter().filter(|line| line.contains("endpointslices")).count();
     assert_eq!(changed, 1);
 }
+
+#[test]
+fn an_endpoint_says_where_it_is_and_whether_it_is_published_early() {
+    let mut sandbox = Sandbox::new(vec![Box::new(EndpointsOfServices)]);
+    sandbox
+        .apply("{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: east}}}")
+        .apply(WORLD)
+        .apply(
+            "{apiVersion: v1, kind: Service, metadata: {name: early, namespace: default},
+              spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: web}, ports: [{port: 80}]}}",
+        )
+        .apply(&pod("b", 2, 8080, false))
+        .settle();
+    let endpoint = |sandbox: &Sandbox, service: &str| {
+        let slices = sandbox.values::<EndpointSlice>().into_iter();
+        let mut ours = slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service);
+        let endpoint = ours.next().unwrap()["endpoints"][0].clone();
+        format!("{} {} {}", endpoint["nodeName"], endpoint["zone"], endpoint["conditions"])
+    };
+    assert_eq!(endpoint(&sandbox, "web"), r#""n1" "east" {"ready":false,"serving":false,"terminating":false}"#);
+    assert_eq!(endpoint(&sandbox, "early"), r#""n1" "east" {"ready":true,"serving":false,"terminating":false}"#);
+    let node = Key::of::<k8s_openapi::api::core::v1::Node>("", "n1");
+    sandbox.edit(&node, |node| node["metadata"]["labels"] = serde_json::json!({"topology.kubernetes.io/zone": "west"}));
+    sandbox.settle();
+    assert!(endpoint(&sandbox, "web").starts_with(r#""n1" "west""#));
+}
