@@ -139,7 +139,7 @@ impl Docker {
         let life = self.0.lives.life(&id);
         let now = Timestamp::now();
         let (found, started_at) = state(&inspected, now);
-        let config = inspected.config.unwrap_or_default();
+        let config = inspected.config.clone().unwrap_or_default();
         let labels = config.labels.unwrap_or_default();
         let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
         let name = format!(
@@ -153,7 +153,7 @@ impl Docker {
             FoundState::Running => started_at.unwrap_or(now),
             FoundState::Exited(exit) => {
                 let started_at = exit.started_at;
-                life.ended(exit);
+                self.ended(&life, exit, &inspected).await;
                 started_at
             }
         };
@@ -226,6 +226,7 @@ impl DockerContainer {
 
     /// As [`DockerContainer::stop`], with SIGKILL. Exit code 137.
     pub fn kill(&self) {
+        self.0.life.kill();
         self.signal("SIGKILL".to_owned());
     }
 

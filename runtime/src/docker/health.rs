@@ -6,16 +6,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use bollard::models::EventMessage;
+use bollard::models::{ContainerInspectResponse, EventMessage};
 use bollard::query_parameters::{EventsOptions, ListContainersOptions};
 use futures::StreamExt;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{DockerError, cause, chain, engine, found};
-use super::lives::{Life, state, vanished};
+use super::lives::{CODE_KILLED, Life, state, vanished};
 use super::spec::{FoundState, Health};
 use super::{Docker, LABEL_OWNER};
+use crate::{Exit, ExitReason};
 
 /// The oldest API that is spoken: that of Engine 20.10.
 const API_MIN: (u32, u32) = (1, 41);
@@ -26,6 +27,8 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(30);
 /// How far back events are asked for: the engine says yes to a subscription before it has made it.
 const OVERLAP_SECONDS: i64 = 2;
+/// How long the cause of an end may come after the end.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 impl Docker {
     /// Keeps [`Docker::health`] true, makes the pod network and the sandboxes' image when the engine comes up, and wakes
@@ -136,7 +139,7 @@ impl Docker {
         match found(client.inspect_container(&life.id, None).await) {
             Ok(Some(inspected)) => {
                 if let FoundState::Exited(exit) = state(&inspected, Timestamp::now()).0 {
-                    life.ended(exit);
+                    self.ended(life, exit, &inspected).await;
                 }
             }
             Ok(None) => life.ended(vanished(life.started_at(), Timestamp::now())),
@@ -145,6 +148,30 @@ impl Docker {
                 tracing::warn!(container = life.id, detail, "cannot inspect a container that ended");
             }
         }
+    }
+
+    /// The engine forgets why a container was killed when containerd tells of the end before its cause; its events
+    /// still tell.
+    pub(super) async fn ended(&self, life: &Life, mut exit: Exit, inspected: &ContainerInspectResponse) {
+        let limit = inspected.host_config.as_ref().and_then(|config| config.memory).unwrap_or(0);
+        let is_unexplained = exit.code == CODE_KILLED && exit.reason == ExitReason::Error && !life.is_killed();
+        if is_unexplained && limit > 0 && self.was_out_of_memory(life, &exit).await {
+            exit.reason = ExitReason::OomKilled;
+        }
+        life.ended(exit);
+    }
+
+    async fn was_out_of_memory(&self, life: &Life, exit: &Exit) -> bool {
+        let Ok(client) = self.0.connection.client() else { return false };
+        let filters = HashMap::from([
+            ("container".to_owned(), vec![life.id.clone()]),
+            ("event".to_owned(), vec!["oom".to_owned()]),
+        ]);
+        let since = Some(exit.started_at.as_second().to_string());
+        let until = Some((exit.finished_at.as_second() + OVERLAP_SECONDS).to_string());
+        let options = EventsOptions { since, until, filters: Some(filters) };
+        let event = tokio::time::timeout(CAUSE_WAIT, client.events(Some(options)).next()).await;
+        matches!(event, Ok(Some(Ok(_))))
     }
 
     pub(super) fn owner_label(&self) -> String {

@@ -4,6 +4,7 @@
 //! always read by inspecting the container, so a missed, doubled or late event changes nothing.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum};
@@ -13,8 +14,10 @@ use tokio::sync::watch;
 use super::spec::FoundState;
 use crate::{Exit, ExitReason};
 
+/// Ended by SIGKILL.
+pub(super) const CODE_KILLED: i32 = 137;
 /// Whose end Docker cannot tell any more.
-const CODE_VANISHED: i32 = 137;
+const CODE_VANISHED: i32 = CODE_KILLED;
 /// What could not be started.
 const CODE_NOT_STARTED: i32 = 128;
 
@@ -25,6 +28,8 @@ pub(super) struct Life {
     pub(super) id: String,
     started_at: OnceLock<Timestamp>,
     exit: watch::Sender<Option<Exit>>,
+    /// Sent a SIGKILL from here.
+    killed: AtomicBool,
     table: Table,
 }
 
@@ -43,6 +48,7 @@ impl Lives {
             id: id.to_owned(),
             started_at: OnceLock::new(),
             exit: watch::Sender::new(None),
+            killed: AtomicBool::new(false),
             table: self.0.clone(),
         });
         table.insert(id.to_owned(), Arc::downgrade(&life));
@@ -76,6 +82,15 @@ impl Life {
     /// The first time told stays.
     pub(super) fn started(&self, at: Timestamp) {
         let _ = self.started_at.set(at);
+    }
+
+    pub(super) fn kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an end by SIGKILL is what was asked for.
+    pub(super) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
     }
 
     /// The first end stays.

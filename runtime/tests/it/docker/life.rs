@@ -38,7 +38,7 @@ async fn ends_are_told() {
     assert!(exit.started_at <= exit.finished_at && exit.started_at == fine.started_at(), "{exit:?}");
     assert_eq!((exited(&three).await.code, exited(&three).await.reason), (3, ExitReason::Error));
     let exit = exited(&greedy).await;
-    assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled));
+    assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled), "{exit:?}");
     assert_eq!(killed.exit(), None);
     killed.kill();
     assert_eq!((exited(&killed).await.code, exited(&killed).await.reason), (137, ExitReason::Error));

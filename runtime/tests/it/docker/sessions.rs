@@ -152,19 +152,21 @@ async fn logs_are_read_as_the_kubelet_prints_them() {
     assert_eq!(read(ReadOptions::default(), true, false).await, format!("one\n{long}\nlast\n"));
     assert_eq!(read(ReadOptions::default(), false, true).await, "two\n");
     assert_eq!(read(ReadOptions::default(), false, false).await, "");
-    assert_eq!(read(ReadOptions { tail_lines: Some(1), ..Default::default() }, true, true).await, "last\n");
+    // of one stream: nobody knows in which order Docker reads the two
+    assert_eq!(read(ReadOptions { tail_lines: Some(1), ..Default::default() }, true, false).await, "last\n");
     assert_eq!(read(ReadOptions { limit_bytes: Some(6), ..Default::default() }, true, false).await, "one\nxx");
     let stamped = read(ReadOptions { timestamps: true, ..Default::default() }, true, true).await;
     let mut times = Vec::new();
+    let mut since = None;
     for line in stamped.lines() {
         let (time, text) = line.split_once(' ').unwrap();
         assert!(time.len() == 30 && time.ends_with('Z'), "{time}");
         assert!(["one", "two", &long, "last"].contains(&text), "{} bytes", text.len());
         times.push(time.parse::<Timestamp>().unwrap());
+        since = if text == "last" { times.last().copied() } else { since };
     }
     assert_eq!(times.len(), 4);
-    let since = Some(*times.last().unwrap());
-    assert_eq!(read(ReadOptions { since, ..Default::default() }, true, true).await.lines().last(), Some("last"));
+    assert_eq!(read(ReadOptions { since, ..Default::default() }, true, false).await.lines().last(), Some("last"));
     let since = Some(Timestamp::now() + jiff::SignedDuration::from_secs(5));
     assert_eq!(read(ReadOptions { since, ..Default::default() }, true, true).await, "");
 
