@@ -15,6 +15,7 @@ mod node;
 mod persistent_volume;
 pub(crate) mod persistent_volume_claim;
 mod pod;
+mod pod_disruption_budget;
 mod replicaset;
 mod runtime_class;
 mod service;
@@ -23,7 +24,7 @@ mod storage_class;
 
 use crate::Kind;
 
-static KINDS: [Kind; 21] = [
+static KINDS: [Kind; 22] = [
     config::CONFIG_MAP,
     endpoints::ENDPOINTS,
     event::EVENT,
@@ -43,6 +44,7 @@ static KINDS: [Kind; 21] = [
     endpoints::ENDPOINT_SLICE,
     ingress::INGRESS_CLASS,
     ingress::INGRESS,
+    pod_disruption_budget::POD_DISRUPTION_BUDGET,
     runtime_class::RUNTIME_CLASS,
     storage_class::STORAGE_CLASS,
 ];

@@ -105,5 +105,23 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.extend(crate::field::invalid_by(&value, names::label_value(value.text())));
         errors.extend(taint.field("effect").one_of(&["NoSchedule", "PreferNoSchedule", "NoExecute"]));
     }
+    errors.extend(doubles(new));
+    let spec = At::root(new).field("spec");
+    let parts = |value: &Value| -> Vec<String> {
+        items(&value["spec"]["podCIDRs"]).iter().map(|part| text(part).to_owned()).collect()
+    };
+    if let Some(old) = old.map(parts).filter(|old| !old.is_empty())
+        && old != parts(new)
+    {
+        errors.push(spec.field("podCIDRs").forbidden("node updates may not change podCIDR except from \"\" to valid"));
+    }
     errors
+}
+
+/// Taints that are there twice.
+fn doubles(node: &Value) -> Vec<FieldError> {
+    let taints: Vec<At<'_>> = At::root(node).fields(&["spec", "taints"]).items().collect();
+    let same = |a: &At<'_>, b: &At<'_>| ["key", "effect"].iter().all(|part| a.value[*part] == b.value[*part]);
+    let is_double = |index: &usize| taints[..*index].iter().any(|earlier| same(earlier, &taints[*index]));
+    (0..taints.len()).filter(is_double).map(|index| taints[index].duplicate()).collect()
 }
