@@ -30,6 +30,7 @@ mod services;
 mod verbs;
 
 mod discovery;
+mod eviction;
 mod metrics;
 mod openapi_v2;
 mod pods;

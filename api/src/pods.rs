@@ -1,4 +1,4 @@
-//! What only pods have: their log, their binding to a node, their eviction.
+//! What only pods have: their log, and their binding to a node.
 
 use crate::body::{self, Answer, Feed};
 use crate::decode;
@@ -7,12 +7,12 @@ use crate::nodes::{ByteStream, CallError, LogStreamKind, LogsOptions};
 use crate::query::invalid_option;
 use crate::render;
 use crate::status::Status;
-use crate::verbs::{DeleteOptions, Subresource, delete_object, find, update_with};
+use crate::verbs::{Subresource, find, update_with};
 use futures::StreamExt;
 use jiff::SignedDuration;
 use manifests::Resource;
 use serde_json::{Value, json};
-use state::{Object, rfc3339};
+use state::rfc3339;
 
 /// GET `pods/x/log`.
 pub(crate) async fn log(call: Call) -> Result<Answer, Status> {
@@ -233,25 +233,4 @@ fn scheduled(pod: &mut Value, at: &str) {
     conditions.push(json!({
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": at,
     }));
-}
-
-/// POST `pods/x/eviction`: a deletion that asks politely. There are no disruption budgets to ask yet.
-pub(crate) async fn evict(call: &Call) -> Result<Answer, Status> {
-    let eviction = decode::value(&call.headers, &call.body)?;
-    let said = eviction["metadata"]["name"].as_str().unwrap_or_default();
-    if !said.is_empty() && said != call.at.name {
-        return Err(Status::bad_request(format!(
-            "name in URL does not match name in Eviction object: {} != {said}",
-            call.at.name
-        )));
-    }
-    let mut options = DeleteOptions::of_value(&eviction["deleteOptions"])?;
-    options.is_dry |= call.query.dry_run("CreateOptions")?;
-    let pod: std::sync::Arc<Object> = find(call, &call.api.world())?;
-    delete_object(call, pod, &options).await?;
-    Ok(render::written(
-        call,
-        201,
-        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-    ))
 }

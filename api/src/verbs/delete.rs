@@ -136,7 +136,11 @@ pub(crate) async fn delete_object(
     }
 }
 
-fn precondition(call: &Call, object: &Object, options: &Options) -> Result<(), Status> {
+/// Sees that the object is the one that is meant.
+///
+/// # Errors
+/// 409 when it is not.
+pub(crate) fn precondition(call: &Call, object: &Object, options: &Options) -> Result<(), Status> {
     let (resource, name) = (call.resource(), &object.meta().name);
     let uid = &object.meta().uid;
     if let Some(wanted) = options.uid.as_ref().filter(|wanted| *wanted != uid) {

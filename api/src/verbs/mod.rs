@@ -11,12 +11,12 @@ mod watch;
 use crate::body::Answer;
 use crate::front::Call;
 use crate::status::Status;
-use crate::{pods, render, scale};
+use crate::{eviction, pods, render, scale};
 use state::{Object, Revision, World};
 use std::sync::Arc;
 
-pub(crate) use commit::commit;
-pub(crate) use delete::{Options as DeleteOptions, delete_object};
+pub(crate) use commit::{commit, commit_all};
+pub(crate) use delete::{Options as DeleteOptions, delete_object, precondition};
 pub(crate) use patch::Patch;
 pub(crate) use update::{Subresource, update_with};
 
@@ -65,7 +65,7 @@ async fn subresource(call: Call, verb: &str) -> Result<Answer, Status> {
         ("scale", "patch") => scale::patch(&call).await,
         ("log", "get") => pods::log(call).await,
         ("binding", "create") => pods::bind(&call).await,
-        ("eviction", "create") => pods::evict(&call).await,
+        ("eviction", "create") => eviction::evict(&call).await,
         ("resize", "get") => get(&call).await,
         _ => Err(Status::method_not_allowed()),
     }
