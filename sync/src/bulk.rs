@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,9 @@ pub enum SendError {
 pub struct Bulk(Arc<Shared>);
 
 struct Shared {
-    carrier: watch::Sender<Option<Carrier>>,
+    /// What carries the packets now, and the number it was given.
+    carrier: watch::Sender<Option<(u64, Carrier)>>,
+    lanes: AtomicU64,
     is_up: watch::Sender<bool>,
     closed: CancellationToken,
 }
@@ -51,11 +54,27 @@ pub(crate) enum Carrier {
     },
 }
 
+/// That a connection carries a [`Bulk`]; dropped, it does not any more, unless another one does by then.
+pub(crate) struct Carried {
+    bulk: Bulk,
+    lane: u64,
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let is_ours = self.bulk.0.carrier.borrow().as_ref().is_some_and(|(lane, _)| *lane == self.lane);
+        if is_ours {
+            self.bulk.carry(None);
+        }
+    }
+}
+
 impl Bulk {
     /// An end without a connection.
     pub(crate) fn new() -> Self {
         let shared = Shared {
             carrier: watch::Sender::new(None),
+            lanes: AtomicU64::new(0),
             is_up: watch::Sender::new(false),
             closed: CancellationToken::new(),
         };
@@ -63,23 +82,34 @@ impl Bulk {
     }
 
     /// Puts a connection in place of the one before, or none.
-    pub(crate) fn carry(&self, carrier: Option<Carrier>) {
+    fn carry(&self, carrier: Option<(u64, Carrier)>) {
+        // one that was closed stays so
+        let carrier = carrier.filter(|_| !self.0.closed.is_cancelled());
         let is_up = carrier.is_some();
         self.0.carrier.send_replace(carrier);
         self.0.is_up.send_if_modified(|up| std::mem::replace(up, is_up) != is_up);
+    }
+
+    /// Carries packets by this connection until the guard is dropped.
+    pub(crate) fn carry_while(&self, carrier: Carrier) -> Carried {
+        let lane = self.0.lanes.fetch_add(1, Ordering::Relaxed) + 1;
+        self.carry(Some((lane, carrier)));
+        Carried { bulk: self.clone(), lane }
     }
 
     /// Ends it for good: whoever receives is told.
     pub(crate) fn close(&self) {
         self.carry(None);
         self.0.closed.cancel();
+        // what came in between must not stay
+        self.carry(None);
     }
 
     /// The largest packet that can be sent now, bytes; 0 while there is no connection. It changes as the path is measured.
     pub fn max_packet(&self) -> usize {
         match &*self.0.carrier.borrow() {
-            Some(Carrier::Quic(connection)) => connection.max_datagram_size().unwrap_or(0),
-            Some(Carrier::Queues { .. }) => PACKET_BYTES_MAX,
+            Some((_, Carrier::Quic(connection))) => connection.max_datagram_size().unwrap_or(0),
+            Some((_, Carrier::Queues { .. })) => PACKET_BYTES_MAX,
             None => 0,
         }
     }
@@ -91,12 +121,12 @@ impl Bulk {
     pub fn send(&self, packet: Bytes) -> Result<(), SendError> {
         match &*self.0.carrier.borrow() {
             None => Err(SendError::Down),
-            Some(Carrier::Quic(connection)) => connection.send_datagram(packet).map_err(|error| match error {
+            Some((_, Carrier::Quic(connection))) => connection.send_datagram(packet).map_err(|error| match error {
                 quinn::SendDatagramError::TooLarge => SendError::TooLarge,
                 _ => SendError::Down,
             }),
-            Some(Carrier::Queues { .. }) if packet.len() > PACKET_BYTES_MAX => Err(SendError::TooLarge),
-            Some(Carrier::Queues { out, .. }) => out.try_send(packet).map_err(|error| match error {
+            Some((_, Carrier::Queues { .. })) if packet.len() > PACKET_BYTES_MAX => Err(SendError::TooLarge),
+            Some((_, Carrier::Queues { out, .. })) => out.try_send(packet).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => SendError::Full,
                 mpsc::error::TrySendError::Closed(_) => SendError::Down,
             }),
@@ -107,7 +137,7 @@ impl Bulk {
     pub async fn recv(&self) -> Option<Bytes> {
         let mut changes = self.0.carrier.subscribe();
         loop {
-            let carrier = changes.borrow_and_update().clone();
+            let carrier = changes.borrow_and_update().clone().map(|(_, carrier)| carrier);
             tokio::select! {
                 biased;
                 () = self.0.closed.cancelled() => return None,
@@ -145,8 +175,8 @@ pub fn bulk_pair() -> (Bulk, Bulk) {
     let (to_second, from_first) = mpsc::channel(PACKETS_MAX);
     let (to_first, from_second) = mpsc::channel(PACKETS_MAX);
     let (first, second) = (Bulk::new(), Bulk::new());
-    first.carry(Some(Carrier::Queues { out: to_second, come: Arc::new(Mutex::new(from_second)) }));
-    second.carry(Some(Carrier::Queues { out: to_first, come: Arc::new(Mutex::new(from_first)) }));
+    first.carry(Some((0, Carrier::Queues { out: to_second, come: Arc::new(Mutex::new(from_second)) })));
+    second.carry(Some((0, Carrier::Queues { out: to_first, come: Arc::new(Mutex::new(from_first)) })));
     (first, second)
 }
 

@@ -16,10 +16,13 @@
 
 mod bulk;
 mod call;
+mod calls;
 mod cluster;
 mod link;
 pub mod master;
 pub mod node;
+mod packets;
+mod quic;
 mod session;
 pub mod slice;
 pub mod tls;

@@ -5,6 +5,7 @@
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, version};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
@@ -66,9 +67,7 @@ impl fmt::Debug for Identity {
 /// # Errors
 /// When the certificate, its key or the authority cannot be used.
 pub fn server(identity: &Identity, node_ca: &CertificateDer<'static>) -> Result<rustls::ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(node_ca)?), provider())
-        .build()
-        .map_err(TlsError::Authority)?;
+    let verifier = node_verifier(node_ca)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])
         .map_err(TlsError::Setup)?
@@ -102,6 +101,13 @@ pub fn client(
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
+}
+
+/// What checks nodes' certificates: signed by `node_ca`, in their time, for clients.
+pub(crate) fn node_verifier(node_ca: &CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(node_ca)?), provider())
+        .build()
+        .map_err(TlsError::Authority)
 }
 
 /// Whether a TLS connection that the API's listener accepted is one for [`crate::master::Door::accept_tls`].

@@ -172,10 +172,16 @@ mod tests {
     #[test]
     fn calls_inputs_and_outputs_come_back_as_they_went() {
         let exec = Exec { command: vec!["sh".into(), "x".repeat(2000)], tty: true, ..Exec::default() };
-        let logs = Logs { since: Some("2026-01-01T00:00:00Z".parse().unwrap()), tail_lines: Some(3), ..Logs::default() };
+        let logs =
+            Logs { since: Some("2026-01-01T00:00:00Z".parse().unwrap()), tail_lines: Some(3), ..Logs::default() };
         let forward = PortForward { port: 80, ..PortForward::default() };
-        let calls =
-            [Call::Exec(exec), Call::Logs(logs), Call::Attach(Attach::default()), Call::PortForward(forward), Call::Usage];
+        let calls = [
+            Call::Exec(exec),
+            Call::Logs(logs),
+            Call::Attach(Attach::default()),
+            Call::PortForward(forward),
+            Call::Usage,
+        ];
         for sent in calls {
             assert_eq!(read_call(&frame(BytesMut::from(&call(&sent)[..]))).unwrap(), sent);
         }

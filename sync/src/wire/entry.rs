@@ -62,7 +62,7 @@ pub(crate) fn event(event: &Event) -> Vec<u8> {
 }
 
 /// What is left of an object that is gone.
-pub(crate) fn names_of(object: &Object) -> Value {
+fn names_of(object: &Object) -> Value {
     let meta = object.meta();
     let mut names = serde_json::json!({"metadata": {"name": meta.name, "uid": meta.uid}});
     if let Some(namespace) = &meta.namespace {
@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_or_no_object_is_refused() {
-        let whole = event(&Event { revision: Revision(9), change: Change::Added, object: object("a", 8), previous: None });
+        let whole =
+            event(&Event { revision: Revision(9), change: Change::Added, object: object("a", 8), previous: None });
         for length in 0..whole.len() {
             assert!(read_event(Bytes::copy_from_slice(&whole[..length])).is_err(), "{length}");
         }

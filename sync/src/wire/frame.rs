@@ -80,8 +80,6 @@ pub(crate) enum WireError {
         #[source]
         source: state::DecodeError,
     },
-    #[error("{0}")]
-    Name(String),
     #[error("a frame of kind {0} is not known here")]
     Kind(u8),
 }
@@ -215,7 +213,8 @@ mod tests {
             (&[0, 0, 0, 4, 1, 1, 255, 255], "a frame's body cannot be inflated"),
         ];
         for (bytes, expected) in cases {
-            let got = taken(bytes).map_or_else(|error| error, |frame| if frame.is_none() { "ok".into() } else { "frame".into() });
+            let got = taken(bytes)
+                .map_or_else(|error| error, |frame| if frame.is_none() { "ok".into() } else { "frame".into() });
             assert_eq!(got, expected, "{bytes:?}");
         }
         let bomb = encode(1, &vec![b'a'; 4001]);

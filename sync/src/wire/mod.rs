@@ -11,7 +11,7 @@ mod frame;
 pub(crate) use body::{
     Answer, Answered, Dial, Goodbye, Join, Made, Reached, Renew, Welcomed, WriteBody, Writes, json, to_json,
 };
-pub(crate) use entry::{Part, event, names_of, read_event, read_snapshot, snapshot};
+pub(crate) use entry::{Part, event, read_event, read_snapshot, snapshot};
 pub(crate) use frame::{Bounds, Frame, WireError, encode, kind, put_plain};
 
 /// Version of the protocol. It counts up only when an older end could not work with a newer one.

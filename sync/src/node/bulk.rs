@@ -1,0 +1,154 @@
+//! The node's bulk connection, for as long as its session lives: packets, and the calls that come over it.
+
+use super::Transport;
+use super::dial::Dialler;
+use crate::bulk::{Bulk, Carrier};
+use crate::quic::{self, Role};
+use crate::session::SessionError;
+use crate::tls::{ALPN_BULK, ALPN_STREAM};
+use crate::transport::{self, Frames, Receiver, Sender, StreamError};
+use crate::wire::call::BOUNDS;
+use crate::wire::{self, kind};
+use crate::{IncomingCall, calls, packets};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Pauses between attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long the master may take to let a connection join its session.
+const JOIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Keeps the bulk connection of a session up; never returns.
+pub(super) async fn keep(
+    dialler: &Dialler,
+    name: &watch::Sender<Option<String>>,
+    over: Transport,
+    asked: mpsc::Receiver<u64>,
+    calls: &mpsc::Sender<IncomingCall>,
+    bulk: &Bulk,
+) {
+    let mut names = name.subscribe();
+    // the sender lives in the session
+    let session = names.wait_for(Option::is_some).await.ok().and_then(|name| name.clone()).unwrap_or_default();
+    match over {
+        Transport::Quic => again(|| over_quic(dialler, &session, calls, bulk)).await,
+        Transport::Tcp => {
+            tokio::join!(
+                again(|| packets_over_tcp(dialler, &session, bulk)),
+                answer_dials(dialler, &session, asked, calls)
+            );
+        }
+    }
+}
+
+/// Does it again and again, with pauses that grow while it fails at once.
+async fn again<F: Future<Output = Result<(), String>>>(work: impl Fn() -> F) {
+    let mut pause = PAUSES.0;
+    loop {
+        match work().await {
+            Ok(()) => pause = PAUSES.0,
+            Err(error) => {
+                tracing::debug!(error, "no bulk connection");
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        }
+        sleep(pause).await;
+    }
+}
+
+async fn over_quic(
+    dialler: &Dialler,
+    session: &str,
+    calls: &mpsc::Sender<IncomingCall>,
+    bulk: &Bulk,
+) -> Result<(), String> {
+    let connection = dialler.quic(Role::Bulk).await.map_err(|failure| failure.text().to_owned())?;
+    let connection = Closing(connection);
+    let (sender, receiver) = connection.0.open_bi().await.map_err(|error| quic::failure(&error).text().to_owned())?;
+    let mut stream = (Sender::Quic(sender), Frames::new(Receiver::Quic(receiver)));
+    join(&mut stream, session).await?;
+    let _carried = bulk.carry_while(Carrier::Quic(connection.0.clone()));
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.0.accept_bi() => {
+                let Ok((sender, receiver)) = accepted else { return Ok(()) };
+                let stream = (Sender::Quic(sender), Receiver::Quic(receiver));
+                running.spawn(calls::serve(stream, calls.clone()));
+            }
+            Some(_) = running.join_next() => {}
+        }
+    }
+}
+
+/// A connection that is closed when nobody needs it.
+struct Closing(quinn::Connection);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close(quic::CLOSED, b"");
+    }
+}
+
+async fn packets_over_tcp(dialler: &Dialler, session: &str, bulk: &Bulk) -> Result<(), String> {
+    let (stream, _) = dialler.tls(ALPN_BULK).await.map_err(|failure| failure.text().to_owned())?;
+    let (sender, receiver) = transport::tls(stream);
+    let mut stream = (sender, Frames::new(receiver));
+    join(&mut stream, session).await?;
+    packets::pump(bulk, stream.0, stream.1).await;
+    Ok(())
+}
+
+/// Makes a connection one of a session.
+async fn join((sender, frames): &mut (Sender, Frames), session: &str) -> Result<(), String> {
+    let joining = async {
+        sender.send(&request(session, None)).await.map_err(StreamError::Broken)?;
+        match frames.next(BOUNDS).await? {
+            frame if frame.kind == kind::JOINED => Ok(()),
+            frame if frame.kind == kind::GOODBYE => {
+                let wire::Goodbye { reason, refused } = wire::json("goodbye", &frame.body)?;
+                Err(SessionError::Goodbye { reason, refused }.into())
+            }
+            frame => Err(wire::WireError::Kind(frame.kind).into()),
+        }
+    };
+    let joined = timeout(JOIN_TIME_MAX, joining).await.unwrap_or(Err(StreamError::Slow("to join the session")));
+    joined.map_err(|error: StreamError| error.chain())
+}
+
+fn request(session: &str, stream: Option<u64>) -> bytes::Bytes {
+    wire::encode(kind::JOIN, &wire::to_json(&wire::Join { session: session.into(), stream }))
+}
+
+/// Dials a connection for each call that the master has for the node.
+async fn answer_dials(
+    dialler: &Dialler,
+    session: &str,
+    mut asked: mpsc::Receiver<u64>,
+    calls: &mpsc::Sender<IncomingCall>,
+) {
+    let mut running = futures::stream::FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(number) = asked.recv(), if running.len() < dialler.config.limits.calls_running_max as usize => {
+                running.push(serve_one(dialler, session, number, calls));
+            }
+            Some(()) = futures::StreamExt::next(&mut running) => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+async fn serve_one(dialler: &Dialler, session: &str, number: u64, calls: &mpsc::Sender<IncomingCall>) {
+    let stream = match dialler.tls(ALPN_STREAM).await {
+        Ok((stream, _)) => stream,
+        // the master notices that nobody came
+        Err(failure) => return tracing::debug!(error = failure.text(), "dial for a call"),
+    };
+    let (mut sender, receiver) = transport::tls(stream);
+    if sender.send(&request(session, Some(number))).await.is_ok() {
+        calls::serve((sender, receiver), calls.clone()).await;
+    }
+}
