@@ -117,8 +117,10 @@ async fn keep(dialler: Arc<Dialler>, mut hands: Hands) {
     let mut pause = PAUSE_MIN;
     let mut patience = dialler.config.limits.quic_patience;
     let mut ready: Option<Carried> = None;
+    let mut identity = dialler.config.identity.clone();
     loop {
         let shutdown = hands.shutdown.clone();
+        identity.mark_unchanged();
         let connected = match ready.take() {
             Some(carried) => Ok(carried),
             None => tokio::select! {
@@ -166,6 +168,8 @@ async fn keep(dialler: Arc<Dialler>, mut hands: Hands) {
             () = shutdown.cancelled() => return,
             () = hands.idle() => return,
             () = tokio::time::sleep(jittered(wait)) => {}
+            // a new certificate may be what was missing
+            Ok(()) = identity.changed() => {}
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }

@@ -9,8 +9,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 64 << 10;
+/// Bytes that are made room for at once.
+const READ_BYTES: usize = 32 << 10;
+/// Less room than this is not worth a read.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 /// The sending half of a stream. Dropped without [`Sender::finish`], it tells the other end that the stream broke off.
 pub(crate) enum Sender {
@@ -137,7 +139,9 @@ impl Frames {
                 return Ok(frame);
             }
             // what was read stays in the buffer; it grows only by what has come, never by what was announced
-            self.buffer.reserve(READ_BYTES);
+            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+                self.buffer.reserve(READ_BYTES);
+            }
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(StreamError::Closed),
                 Ok(_) => {}

@@ -41,8 +41,19 @@ pub(super) struct Open {
     /// The bulk connection, over QUIC.
     pub(super) connection: watch::Sender<Option<quinn::Connection>>,
     /// Calls that wait for the node to dial, over TCP.
-    waiting: Mutex<(u64, HashMap<u64, oneshot::Sender<(Sender, Frames)>>)>,
+    waiting: Mutex<Waiting>,
 }
+
+/// Calls of a session over TCP that wait for their connections.
+#[derive(Default)]
+struct Waiting {
+    /// The newest number.
+    last: u64,
+    calls: HashMap<u64, oneshot::Sender<Arrival>>,
+}
+
+/// A call's connection, as the node has dialled it.
+pub(super) type Arrival = (Sender, Frames);
 
 impl Shared {
     pub(super) fn new(
@@ -107,21 +118,21 @@ impl Open {
     }
 
     /// A number for a call, and what comes when the node has dialled for it.
-    pub(super) fn expect(&self) -> (u64, oneshot::Receiver<(Sender, Frames)>) {
+    pub(super) fn expect(&self) -> (u64, oneshot::Receiver<Arrival>) {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, calls) = &mut *waiting;
-        *last += 1;
+        waiting.last += 1;
+        let number = waiting.last;
         // callers that have left do not wait any more
-        calls.retain(|_, waiting| !waiting.is_closed());
-        calls.insert(*last, sender);
-        (*last, receiver)
+        waiting.calls.retain(|_, waiting| !waiting.is_closed());
+        waiting.calls.insert(number, sender);
+        (number, receiver)
     }
 
     /// Hands a call's connection to whoever waits for it.
-    pub(super) fn arrive(&self, number: u64, stream: (Sender, Frames)) {
+    pub(super) fn arrive(&self, number: u64, stream: Arrival) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = waiting.1.remove(&number) {
+        if let Some(sender) = waiting.calls.remove(&number) {
             // dropping the stream tells the node
             drop(sender.send(stream));
         }

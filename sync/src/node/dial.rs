@@ -21,6 +21,8 @@ use tokio_rustls::client::TlsStream;
 
 /// A whole attempt, over whatever.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
+/// What QUIC is given when TCP has failed.
+const QUIC_ALONE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Addresses of the master that are tried.
 const ADDRESSES_MAX: usize = 6;
 /// How much later each further address is tried.
@@ -68,8 +70,11 @@ impl Dialler {
                 decided => decided,
             },
             first = &mut over_tcp => match first {
-                // what answers on TCP need not speak the protocol
-                Err(why) => over_quic.await.map_err(|other| both(other.text(), why)),
+                // what answers on TCP need not speak the protocol; but where nothing does, there is hardly a master
+                Err(why) => match timeout(QUIC_ALONE_TIME_MAX, over_quic).await {
+                    Ok(decided) => decided.map_err(|other| both(other.text(), why)),
+                    Err(_) => Err(both("no answer over QUIC", why)),
+                },
                 carried => carried,
             },
         }
@@ -229,6 +234,6 @@ fn broken(what: &str, error: &io::Error) -> Failure {
 fn both(quic: &str, tcp: Failure) -> Failure {
     match tcp {
         Failure::Broken(why) => Failure::Broken(format!("{quic}; {why}")),
-        refused => refused,
+        refused @ Failure::Refused(_) => refused,
     }
 }

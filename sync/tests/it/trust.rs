@@ -8,7 +8,8 @@ use sync::node::{self, LinkState};
 use sync::{Identity, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,18 @@ async fn certificates_that_are_not_good_are_refused_with_their_reason() {
     }
     master.banned.lock().unwrap().push("b".into());
     assert_eq!(refusal(&master, master.node("b")).await, "node b was deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_is_tried_at_once() {
+    let mut master = Master::start(Limits::default());
+    let (renewed, identity) = watch::channel(Arc::new(master.node_ca.expired("a")));
+    let link = node::dial(node::Config { identity, ..master.node("a") }, CancellationToken::new());
+    wait_state(&link, "a refusal", |state| matches!(state, LinkState::Refused(_))).await;
+    let began = Instant::now();
+    renewed.send_replace(Arc::new(master.node_ca.node("a")));
+    master.session().await;
+    assert!(began.elapsed() < Duration::from_secs(10), "the pause after a refusal is 15 s and more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
