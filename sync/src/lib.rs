@@ -6,11 +6,12 @@
 //! QUIC or, where that is blocked, over TLS on TCP. docs/protocol.md is the protocol.
 //!
 //! ```text
-//! wire/      frames and bodies: bytes <-> values; no state
-//! session/   what each end does with a frame: no sockets, no clock
-//! calls      one call over one stream, both ends
-//! quic/ tcp/ what carries them
-//! node, master   the drivers: connect, reconnect, accept
+//! wire/         frames and bodies: bytes <-> values; no state
+//! session/      what each end does with a frame: no sockets, no clock
+//! transport, quic, packets   what carries frames and packets
+//! calls         one call over one stream, both ends
+//! node/ master/ the drivers: connect and reconnect; accept
+//! mesh/         packets between nodes, directly or by the master
 //! ```
 //! Deliberately absent: deciding, storing, and who may write what (the server's; here only certificates are checked).
 
@@ -20,6 +21,7 @@ mod calls;
 mod cluster;
 mod link;
 pub mod master;
+pub mod mesh;
 pub mod node;
 mod packets;
 mod quic;
