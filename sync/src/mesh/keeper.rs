@@ -30,7 +30,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// What happens, to the keeper.
 pub(super) enum News {
-    /// A packet goes to this node by the relay.
+    /// A packet goes to this node, for the first time in a while.
     Wanted(Arc<str>),
     /// A dial has ended.
     Dialled(Arc<str>, Result<Connection, MeshError>),
@@ -227,6 +227,8 @@ impl Keeper {
                 if let Some(Act::Dial(endpoints)) = self.known.get_mut(&name).and_then(|known| known.peer.wanted(now)) {
                     self.dial(name.clone(), endpoints);
                 }
+                // a connection that was not used may have died
+                self.look();
                 name
             }
             News::Dialled(name, Ok(connection)) => {
@@ -324,7 +326,7 @@ impl Known {
             tracing::debug!(node = %self.lane.name, is_direct, "path changed");
             self.lane.direct.store(direct.map(Arc::new));
         }
-        self.lane.is_armed.store(self.peer.is_dialable(now), Ordering::Relaxed);
+        self.lane.is_armed.store(self.peer.is_curious(now), Ordering::Relaxed);
     }
 }
 

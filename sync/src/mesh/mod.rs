@@ -135,7 +135,7 @@ struct Lane {
     networks: Vec<Network>,
     /// The connection there is; none: the relay only.
     direct: ArcSwapOption<Direct>,
-    /// Whether the next packet that takes the relay is to be told to the keeper.
+    /// Whether the next packet is to be told to the keeper.
     is_armed: AtomicBool,
 }
 
@@ -225,16 +225,16 @@ impl Inner {
         let table = self.table.load();
         let Some(lane) = table.find(destination) else { return self.counting.dropped_destination.add() };
         let frame = frame::whole(room_and_packet, self.next_id.fetch_add(1, Ordering::Relaxed));
+        if lane.is_armed.load(Ordering::Relaxed) && lane.is_armed.swap(false, Ordering::Relaxed) {
+            // the keeper is asked again when it has had no room
+            let told = self.news.try_send(keeper::News::Wanted(lane.name.clone()));
+            lane.is_armed.fetch_or(told.is_err(), Ordering::Relaxed);
+        }
         let direct = lane.direct.load();
         let send_direct =
             |frame: &Bytes| direct.as_ref().is_some_and(|direct| send_direct(&direct.connection, frame.clone()));
         if direct.as_ref().is_some_and(|direct| !direct.is_suspect) && send_direct(&frame) {
             return self.counting.sent_direct.add();
-        }
-        if lane.is_armed.swap(false, Ordering::Relaxed) {
-            // the keeper is asked again when it has had no room
-            let told = self.news.try_send(keeper::News::Wanted(lane.name.clone()));
-            lane.is_armed.fetch_or(told.is_err(), Ordering::Relaxed);
         }
         match relay::send(&self.config.bulk, frame.clone()) {
             Ok(()) => self.counting.sent_relayed.add(),

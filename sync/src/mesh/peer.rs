@@ -110,8 +110,12 @@ impl Peer {
         }
     }
 
-    /// Whether a packet that goes by the relay should be told to [`Peer::wanted`].
-    pub fn is_dialable(&self, now: Instant) -> bool {
+    /// Whether a packet should be told to [`Peer::wanted`].
+    pub fn is_curious(&self, now: Instant) -> bool {
+        self.is_dialable(now) || (self.link.is_some() && !self.is_busy(now))
+    }
+
+    fn is_dialable(&self, now: Instant) -> bool {
         let is_free = match self.dial {
             Dial::Idle => true,
             Dial::UnderWay => false,
@@ -120,7 +124,7 @@ impl Peer {
         is_free && self.link.is_none() && !self.endpoints.is_empty()
     }
 
-    /// When [`Peer::is_dialable`] will change by time alone.
+    /// When it may be dialled again after a failure.
     pub fn dialable_at(&self) -> Option<Instant> {
         match self.dial {
             Dial::Wait { until } if self.link.is_none() && !self.endpoints.is_empty() => Some(until),
@@ -130,6 +134,9 @@ impl Peer {
 
     /// A packet is on its way there.
     pub fn wanted(&mut self, now: Instant) -> Option<Act> {
+        if let Some(link) = &mut self.link {
+            link.used_at = now;
+        }
         if !self.is_dialable(now) {
             return None;
         }
@@ -355,7 +362,7 @@ mod tests {
         // keep-alives are answered and carry nothing
         let kept = |answers| Sample { answers, ..busy(10, 0) };
         assert_eq!(peer.sample(start + seconds(290.0), 1, kept(50)), None);
-        assert!(!peer.is_busy(start + seconds(290.0)));
+        assert!(!peer.is_busy(start + seconds(290.0)) && peer.is_curious(start + seconds(290.0)));
         assert_eq!(peer.sample(start + seconds(302.0), 1, kept(60)), Some(Act::Close(1, Why::Idle)));
         peer.closed(start + seconds(302.0), 1);
         assert!(peer.wanted(start + seconds(303.0)).is_some());
