@@ -73,7 +73,7 @@ impl Door {
     }
 }
 
-/// Accepts nodes on UDP until `shutdown`, which ends all sessions.
+/// Accepts nodes on UDP until `shutdown`, which ends all sessions, and the receiver.
 ///
 /// # Errors
 /// When the socket cannot be used.

@@ -76,6 +76,7 @@ pub(super) async fn quic(shared: Arc<Shared>, endpoint: Endpoint, source: TlsSou
             drop(slot);
         });
     }
+    shared.finish();
     shared.tasks.close();
     endpoint.close(quic::CLOSED, b"the master goes down");
     // who does not confirm the end notices it later

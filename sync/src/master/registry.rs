@@ -21,8 +21,8 @@ pub(super) struct Shared {
     /// Checks certificates of streams from the API's listener.
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
     pub(super) limits: Limits,
-    /// To the server.
-    pub(super) sessions: mpsc::Sender<Session>,
+    /// To the server, until the shutdown.
+    sessions: Mutex<Option<mpsc::Sender<Session>>>,
     pub(super) events: EventCache,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -67,7 +67,7 @@ impl Shared {
             admit,
             verifier,
             limits,
-            sessions,
+            sessions: Mutex::new(Some(sessions)),
             events: EventCache::default(),
             shutdown,
             tasks: TaskTracker::new(),
@@ -88,6 +88,16 @@ impl Shared {
         }
         sessions.insert(open.name.clone(), open);
         Ok(())
+    }
+
+    /// Where sessions go; `None` after the shutdown.
+    pub(super) fn sessions(&self) -> Option<mpsc::Sender<Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says that no session comes any more.
+    pub(super) fn finish(&self) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(super) fn close(&self, name: &str) {

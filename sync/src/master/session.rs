@@ -101,7 +101,13 @@ async fn serve(shared: &Arc<Shared>, who: &Who, sender: &mut Sender, mut frames:
         bulk: open.bulk.clone(),
         closed: closed.clone(),
     };
-    if shared.sessions.send(session).await.is_err() {
+    let Some(sessions) = shared.sessions() else { return ended("the master goes down") };
+    let passed = tokio::select! {
+        passed = sessions.send(session) => passed.is_ok(),
+        () = closed.cancelled() => false,
+    };
+    drop(sessions);
+    if !passed {
         return ended("the master goes down");
     }
     let driver = Driver { machine: Mutex::new(machine), events: &shared.events, over: who.over };

@@ -238,3 +238,46 @@ async fn a_link_ends_with_its_node() {
     drop(other);
     timeout(PATIENCE, session.closed.cancelled()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_nodes_come_at_once_and_hear_the_same() {
+    let mut master = Master::start(Limits::default());
+    let books = Books::new();
+    books.grow(5);
+    let (_, nothing) = tokio::sync::mpsc::channel(1);
+    books.serve(std::mem::replace(&mut master.sessions, nothing));
+    let mut nodes = tokio::task::JoinSet::new();
+    for n in 0..100 {
+        let config = master.node(&format!("n{n}"));
+        nodes.spawn(async move {
+            let (mut link, mut replica) = (node::dial(config, CancellationToken::new()), Replica::default());
+            replica.reach(&mut link, 8).await;
+            replica.events
+        });
+    }
+    let all = async {
+        while books.began.lock().unwrap().len() < 100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("all sessions", all).await;
+    books.grow(3);
+    let heard = soon("all nodes", nodes.join_all()).await;
+    assert!(heard.iter().all(|events| *events <= 3), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_ends_sessions_and_their_receiver() {
+    let mut master = Master::start(Limits::default());
+    let link = node::dial(master.node("a"), CancellationToken::new());
+    let session = master.session().await;
+    session.end.down.send(welcome(true)).await.unwrap();
+    up(&link).await;
+    master.shutdown.cancel();
+    assert!(soon("the end of sessions", master.sessions.recv()).await.is_none());
+    soon("the end of the session", session.closed.cancelled()).await;
+    let state =
+        wait_state(&link, "the reason", |state| matches!(state, LinkState::Connecting { error: Some(_) })).await;
+    assert!(format!("{state:?}").contains("the master goes down"), "{state:?}");
+    soon("the master's end", master.door.closed()).await;
+}
