@@ -1,30 +1,35 @@
 //! Which part of the cluster a node gets: pure functions of a world and an event.
 //!
 //! Everything that routes traffic goes to every node; what a pod reads goes where the pod is, and nowhere else. When the
-//! last pod that reads an object has left a node, the object leaves it too, as if it were deleted.
+//! last pod that reads an object has left a node, the object leaves it too, as if it were deleted. Of other nodes a node
+//! gets what it takes to reach their pods and to prefer near ones ([`Reach`]), and hears of them only when that changed.
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, EnvFromSource, EnvVar, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
-    Service, ServiceAccount, Volume,
+    ConfigMap, Endpoints, EnvFromSource, EnvVar, Namespace, Node, NodeAddress, PersistentVolume, PersistentVolumeClaim,
+    Pod, Secret, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::json;
 use state::{Change, Event, Key, Object, Revision, World, storage};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The ConfigMap with the cluster's CA, which every pod mounts.
 const ROOT_CA: &str = "kube-root-ca.crt";
+/// Annotation of a Node: the addresses, `ip:port` with commas between, at which its link may be reached directly.
+pub const ENDPOINTS: &str = "coracle.dev/endpoints";
+/// Label of a Node: its machine's name.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Beginning of the labels of a Node that say where it is.
+const TOPOLOGY: &str = "topology.kubernetes.io/";
 
 /// A node's whole slice of a world.
 pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
     let mut keys: BTreeSet<Key> =
         world.iter().map(|object| object.key()).filter(|key| is_common(key)).cloned().collect();
     keys.insert(Key::of::<Node>("", node));
-    keys.insert(lease(node));
     for pod in world.pods_on(node) {
         keys.insert(pod.key().clone());
         keys.extend(needs(pod, world));
@@ -34,7 +39,9 @@ pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
     }
     let local = world.all::<PersistentVolume>(None).filter(|volume| lives_on(volume, node));
     keys.extend(local.map(|volume| volume.key().clone()));
-    keys.iter().filter_map(|key| world.get(key)).cloned().collect()
+    let own = keys.iter().filter_map(|key| world.get(key)).cloned();
+    let others = world.all::<Node>(None).filter(|other| *other.key().name != *node);
+    own.chain(others.filter_map(|other| reduced(other))).collect()
 }
 
 /// What an event means to a node. `world` contains the event and may contain later ones. What an object newly refers to
@@ -50,10 +57,10 @@ pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     if key.is::<PersistentVolume>() {
         return volume_events(event, world, node);
     }
-    let concerned = is_common(key)
-        || *key == Key::of::<Node>("", node)
-        || *key == lease(node)
-        || (is_source(key) && is_referred_to(key, world, node));
+    if key.is::<Node>() && *key.name != *node {
+        return other_node_events(event);
+    }
+    let concerned = is_common(key) || key.is::<Node>() || (is_source(key) && is_referred_to(key, world, node));
     match concerned {
         false => Vec::new(),
         true if key.is::<PersistentVolumeClaim>() => {
@@ -75,6 +82,67 @@ fn pod_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
         }
         (false, false) => Vec::new(),
     }
+}
+
+/// What a node is told of another one.
+#[derive(PartialEq)]
+struct Reach<'a> {
+    /// Its name as a label, and where it is.
+    labels: Vec<(&'a str, &'a str)>,
+    endpoints: Option<&'a str>,
+    pod_cidr: Option<&'a str>,
+    pod_cidrs: &'a [String],
+    addresses: &'a [NodeAddress],
+}
+
+impl<'a> Reach<'a> {
+    fn of(node: &'a Object) -> Option<Self> {
+        let typed = node.view::<Node>()?;
+        let meta = node.meta();
+        let told = |(name, _): &(&String, &String)| *name == HOSTNAME || name.starts_with(TOPOLOGY);
+        let labels = meta.labels.iter().filter(told).map(|(name, value)| (name.as_str(), value.as_str()));
+        let spec = typed.spec.as_ref();
+        let status = typed.status.as_ref();
+        Some(Self {
+            labels: labels.collect(),
+            endpoints: meta.annotations.get(ENDPOINTS).map(String::as_str),
+            pod_cidr: spec.and_then(|spec| spec.pod_cidr.as_deref()),
+            pod_cidrs: spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default(),
+            addresses: status.and_then(|status| status.addresses.as_deref()).unwrap_or_default(),
+        })
+    }
+}
+
+/// Another node, as a node knows it.
+fn reduced(node: &Object) -> Option<Arc<Object>> {
+    let reach = Reach::of(node)?;
+    let meta = node.meta();
+    let labels: BTreeMap<&str, &str> = reach.labels.into_iter().collect();
+    let mut value = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": meta.name, "uid": meta.uid, "labels": labels},
+        "spec": {}, "status": {"addresses": reach.addresses},
+    });
+    if let Some(endpoints) = reach.endpoints {
+        value["metadata"]["annotations"] = json!({ENDPOINTS: endpoints});
+    }
+    if let Some(cidr) = reach.pod_cidr {
+        value["spec"] = json!({"podCIDR": cidr, "podCIDRs": reach.pod_cidrs});
+    }
+    Object::encode(node.key().resource.clone(), node.revision(), value).ok().map(Arc::new)
+}
+
+fn other_node_events(event: &Event) -> Vec<Event> {
+    if event.change == Change::Deleted {
+        return deletion(event.key(), event.revision).into_iter().collect();
+    }
+    let before = event.previous.as_deref().and_then(Reach::of);
+    if before.is_some() && before == Reach::of(&event.object) {
+        return Vec::new();
+    }
+    let change = if before.is_some() { Change::Modified } else { Change::Added };
+    let object = reduced(&event.object);
+    object.map(|object| Event { revision: event.revision, change, object, previous: None }).into_iter().collect()
 }
 
 /// A volume concerns the node it lies on, and the nodes whose pods use its claim. That one is gone is told to all: nobody
@@ -165,10 +233,6 @@ fn is_referred_to(key: &Key, world: &World, node: &str) -> bool {
     by_pod
         || key.is::<Secret>()
             && world.all::<Ingress>(Some(&key.namespace)).any(|ingress| certificates(ingress).contains(key))
-}
-
-fn lease(node: &str) -> Key {
-    Key::of::<Lease>("kube-node-lease", node)
 }
 
 fn node_of(object: &Object) -> Option<&str> {
@@ -411,6 +475,47 @@ mod tests {
         assert_eq!(cluster.fold("PersistentVolume", "", "ours", None), ["Deleted persistentvolumes ours"]);
         cluster.agree();
         assert_eq!(cluster.fold("PersistentVolumeClaim", "n", "c", None), [""; 0]);
+    }
+
+    #[test]
+    fn of_other_nodes_a_node_knows_how_to_reach_them() {
+        let node = |memory: &str, zone: &str| {
+            Some(json!({
+                "metadata": {
+                    "labels": {HOSTNAME: "h", "topology.kubernetes.io/zone": zone, "coracle.dev/runtime-wasm": "true"},
+                    "annotations": {ENDPOINTS: "192.0.2.1:4433", "coracle.dev/docker": "x"},
+                },
+                "spec": {"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24"], "taints": []},
+                "status": {"capacity": {"memory": memory}, "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+            }))
+        };
+        let mut cluster = Cluster::new();
+        assert_eq!(cluster.fold("Node", "", "a", node("1Gi", "x")), ["Added nodes a"]);
+        assert_eq!(cluster.fold("Node", "", "a", node("2Gi", "x")), ["Modified nodes a"]);
+        assert_eq!(cluster.fold("Node", "", "b", node("1Gi", "x")), ["Added nodes b"]);
+        cluster.agree();
+        assert!(cluster.fold("Node", "", "b", node("2Gi", "x")).is_empty(), "what changed is of no interest");
+        let key = Key::of::<Node>("", "b");
+        let told = cluster.replica.get(&key).unwrap().value();
+        let wanted = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {
+                "name": "b", "uid": "Node-b", "resourceVersion": told["metadata"]["resourceVersion"],
+                "labels": {HOSTNAME: "h", "topology.kubernetes.io/zone": "x"},
+                "annotations": {ENDPOINTS: "192.0.2.1:4433"},
+            },
+            "spec": {"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+        });
+        assert_eq!(told, wanted);
+        assert_eq!(cluster.fold("Node", "", "b", node("2Gi", "y")), ["Modified nodes b"]);
+        cluster.agree();
+        assert_eq!(
+            cluster.replica.get(&Key::of::<Node>("", "a")).unwrap().value()["status"]["capacity"]["memory"],
+            "2Gi"
+        );
+        assert_eq!(cluster.fold("Node", "", "b", None), ["Deleted nodes b"]);
+        cluster.agree();
     }
 
     #[test]
