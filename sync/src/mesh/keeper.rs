@@ -151,6 +151,7 @@ impl Keeper {
                 () = sleep_until(wake) => self.look(),
             }
         }
+        let _done = self.inner.done.clone().drop_guard();
         self.inner.endpoint.close(SHUTDOWN, b"shutdown");
         // so that the others hear of it, but not for long
         let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;

@@ -127,6 +127,8 @@ struct Inner {
     next_id: AtomicU16,
     counting: Counting,
     shutdown: CancellationToken,
+    /// The others have been told of the shutdown.
+    done: CancellationToken,
 }
 
 /// The way to one node.
@@ -165,6 +167,7 @@ impl Mesh {
             next_id: AtomicU16::new(0),
             counting: Counting::default(),
             shutdown,
+            done: CancellationToken::new(),
         }));
         keeper::start(&mesh.0, coming);
         let inner = mesh.0.clone();
@@ -207,6 +210,11 @@ impl Mesh {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Waits, after the shutdown, until the others have been told of it, but not for long.
+    pub async fn closed(&self) {
+        self.0.done.cancelled().await;
     }
 
     /// What went where and what was dropped.
