@@ -3,6 +3,7 @@
 //! `state::admission`, because controllers make pods too.
 
 use crate::front::Call;
+use crate::requests;
 use crate::services::Turn;
 use crate::status::Status;
 use k8s_openapi::api::networking::v1::IngressClass;
@@ -26,6 +27,7 @@ pub(crate) async fn admit(call: &Call, value: &mut Value, old: Option<&Value>) -
             manifests::claim_pods(value);
         }
         ("Ingress", None) => ingress(call, value),
+        ("CertificateSigningRequest", None) => requests::sign(value, &call.user),
         ("Service", _) => {
             let turn = call.api.services.complete(call.kind, || call.api.world(), value, old).await?;
             return Ok(Some(turn));

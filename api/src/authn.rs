@@ -1,11 +1,18 @@
 //! Who is asking: a client certificate (CN is the user, O the groups), a bearer token, or nobody.
 //!
-//! The certificate's chain was verified in the TLS handshake; here it is only read. Deliberately absent: OIDC,
-//! webhooks, request headers of a front proxy, ServiceAccount tokens (none are issued yet).
+//! The certificate's chain was verified in the TLS handshake; here it is only read. Bearer tokens are those of a table,
+//! and bootstrap tokens, which are Secrets of the cluster (`authn/bootstrap.rs`). Deliberately absent: OIDC, webhooks,
+//! request headers of a front proxy, ServiceAccount tokens (none are issued yet).
+
+mod bootstrap;
 
 use crate::status::Status;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use state::World;
+use std::fmt::Write;
 use std::hint::black_box;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -15,6 +22,8 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// User name of those who did not.
 pub const ANONYMOUS: &str = "system:anonymous";
+/// Group of those who hold a token to join with.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
 /// Who a request comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,19 +34,27 @@ pub struct User {
     pub uid: String,
     /// Groups, `system:authenticated` included.
     pub groups: Vec<String>,
+    /// SHA-256 of the public key (its SubjectPublicKeyInfo, DER) of the certificate that says so, hexadecimal; empty when
+    /// it was no certificate.
+    pub key_sha256: String,
 }
 
 impl User {
     /// Nobody known.
     pub fn anonymous() -> Self {
-        Self { name: ANONYMOUS.into(), uid: String::new(), groups: vec![UNAUTHENTICATED.into()] }
+        Self { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..Self::default() }
     }
 
     /// Somebody known.
     pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = String>) -> Self {
         let mut groups: Vec<String> = groups.into_iter().collect();
         groups.push(AUTHENTICATED.into());
-        Self { name: name.into(), uid: String::new(), groups }
+        Self { name: name.into(), groups, ..Self::default() }
+    }
+
+    /// Whether it is of a group.
+    pub fn is_of(&self, group: &str) -> bool {
+        self.groups.iter().any(|own| own == group)
     }
 
     /// Whether nobody is known.
@@ -147,14 +164,26 @@ pub fn certified(certificate: &[u8]) -> Option<User> {
         return None;
     }
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned);
-    Some(User::new(name, groups))
+    let key_sha256 = Sha256::digest(certificate.public_key().raw).iter().fold(String::new(), |mut hex, byte| {
+        // writing to a string does not fail
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    Some(User { key_sha256, ..User::new(name, groups) })
 }
 
-/// Who is asking: the certificate's user if there is one, else the token's.
+/// Who is asking: the certificate's user if there is one, else the token's, be it one of `tokens` or a bootstrap token
+/// of `world` that is good at `now`.
 ///
 /// # Errors
 /// 401 when credentials were shown that are nobody's.
-pub fn authenticate(certified: Option<&User>, headers: &HeaderMap, tokens: &TokenTable) -> Result<User, Status> {
+pub fn authenticate(
+    certified: Option<&User>,
+    headers: &HeaderMap,
+    tokens: &TokenTable,
+    world: &World,
+    now: Timestamp,
+) -> Result<User, Status> {
     if let Some(user) = certified {
         return Ok(user.clone());
     }
@@ -164,5 +193,6 @@ pub fn authenticate(certified: Option<&User>, headers: &HeaderMap, tokens: &Toke
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Status::unauthorized());
     }
-    tokens.user(token.trim()).cloned().ok_or_else(Status::unauthorized)
+    let token = token.trim();
+    tokens.user(token).cloned().or_else(|| bootstrap::user(token, world, now)).ok_or_else(Status::unauthorized)
 }

@@ -1,13 +1,16 @@
 //! What the API needs from its surroundings, and its bounds.
 
 use crate::authn::TokenTable;
+use crate::authz::Authorizer;
 use crate::nodes::Nodes;
 use jiff::Timestamp;
 use state::Identities;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store::Store;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// What the API needs. Clock and randomness are arguments; see [`crate::Api::new`].
 pub struct ApiConfig {
@@ -21,6 +24,12 @@ pub struct ApiConfig {
     pub identities: Mutex<Box<dyn Identities + Send>>,
     /// Bearer tokens. Client certificates are verified by the TLS configuration ([`crate::tls_config`]).
     pub tokens: TokenTable,
+    /// Decides about the users that are nodes.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// PEM of the authority that signs the certificate this API shows: what `/cacerts` answers.
+    pub server_ca_pem: String,
+    /// Who takes the connections of nodes that come to this port, where there is somebody.
+    pub links: Option<NodeLinks>,
     /// First address and prefix length of the range that Services get their addresses from: `10.43.0.0`, 16.
     pub service_cidr: (Ipv4Addr, u8),
     /// Addresses of that range that are never handed out unasked (the cluster DNS address).
@@ -31,6 +40,15 @@ pub struct ApiConfig {
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// Connections that come to the API's port and are not HTTP's: links of nodes, where UDP is blocked.
+#[derive(Clone)]
+pub struct NodeLinks {
+    /// The protocols (ALPN) by which they are known; [`crate::tls_config`] must offer them.
+    pub protocols: Vec<Vec<u8>>,
+    /// Takes one over, its handshake done.
+    pub take: Arc<dyn Fn(TlsStream<TcpStream>, SocketAddr) + Send + Sync>,
 }
 
 /// The API's bounds. `Default` is what Kubernetes has, where it has one.

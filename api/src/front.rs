@@ -92,6 +92,8 @@ pub(crate) struct Call {
     pub kind: &'static Kind,
     /// Where the path points.
     pub at: ResourceRoute,
+    /// Who asks.
+    pub user: User,
     /// Options.
     pub query: Query,
     /// Headers.
@@ -144,8 +146,8 @@ async fn answer(
     let (mut head, incoming) = request.into_parts();
     let query = Query::parse(head.uri.query());
     let route = route::route(&head.method, head.uri.path(), &query);
-    let user = authn::authenticate(certified.as_deref(), &head.headers, &api.config.tokens)?;
-    authz::authorize(&user, &route)?;
+    let user = authn::authenticate(certified.as_deref(), &head.headers, &api.config.tokens, &api.world(), api.now())?;
+    authz::authorize(api, &user, &route)?;
     let Some(at) = route.resource.clone() else {
         return plain(api, &head.method, &route, &head.headers, &query);
     };
@@ -159,7 +161,7 @@ async fn answer(
     // what a stream's client accepts is in its protocol
     let wanted = if is_stream { Wanted::default() } else { negotiate::wanted(&head.headers)? };
     if let Some(review) = reviews::find(&at) {
-        return reviews::answer(review, &route, &user, &head.headers, &body, wanted);
+        return reviews::answer(api, review, &route, &user, &head.headers, &body, wanted);
     }
     if let Some(found) = metrics::find(&at) {
         return metrics::answer(api, found, &route, &at, &query).await;
@@ -169,11 +171,11 @@ async fn answer(
     }
     let kind = find_kind(&at)?;
     let leaving = streams::Leaving::of(&mut head.extensions);
-    let call = Call { api: api.clone(), kind, at, query, headers: head.headers, body, wanted, ended };
+    let call = Call { api: api.clone(), kind, at, user, query, headers: head.headers, body, wanted, ended };
     if is_stream {
         if route.verb == "get" {
             // a WebSocket is opened by GET, and is no reading
-            authz::authorize(&user, &Route { verb: "create", ..route.clone() })?;
+            authz::authorize(api, &call.user, &Route { verb: "create", ..route.clone() })?;
         }
         return streams::answer(call, route.verb, leaving).await;
     }
@@ -215,6 +217,9 @@ fn plain(api: &Arc<Api>, method: &Method, route: &Route, headers: &HeaderMap, qu
     let path = route.path.trim_end_matches('/');
     if matches!(path, "/healthz" | "/livez" | "/readyz") {
         return Ok(health(api, path, query));
+    }
+    if path == "/cacerts" {
+        return Ok(body::text(200, api.config.server_ca_pem.clone()));
     }
     discovery::answer(api, path, headers, query)
 }

@@ -26,6 +26,7 @@ mod snapshots;
 mod table;
 
 mod admission;
+mod requests;
 mod services;
 mod verbs;
 
@@ -42,7 +43,8 @@ pub mod patch;
 pub mod status;
 
 pub use authn::{TokenFileError, TokenTable, User};
-pub use config::{ApiConfig, Limits};
+pub use authz::{Authorizer, is_own_request, is_question_about_oneself};
+pub use config::{ApiConfig, Limits, NodeLinks};
 pub use front::Api;
 pub use nodes::{
     AttachOptions, ByteStream, CallError, ExecOptions, Input, LogStreamKind, LogsOptions, NodeUsage, Nodes, Opening,
@@ -54,4 +56,5 @@ pub mod client {
     pub use crate::streams::tunnel::Tunnel;
     pub use crate::streams::websocket::{Socket, open};
 }
-pub use transport::{TlsError, serve, tls_config};
+pub use route::{ResourceRoute, Route};
+pub use transport::{ServingCertificate, TlsError, serve, tls_config};

@@ -4,6 +4,7 @@ use crate::authn::User;
 use crate::authz;
 use crate::body::{self, Answer};
 use crate::decode;
+use crate::front::Api;
 use crate::negotiate::{Format, Wanted};
 use crate::route::{ResourceRoute, Route};
 use crate::status::Status;
@@ -20,7 +21,7 @@ pub struct Review {
     pub kind: &'static str,
     /// Plural.
     pub plural: &'static str,
-    answer: fn(&User, &mut Value) -> Result<(), Status>,
+    answer: fn(&Api, &User, &mut Value) -> Result<(), Status>,
 }
 
 /// All of them.
@@ -62,6 +63,7 @@ pub fn find(at: &ResourceRoute) -> Option<&'static Review> {
 /// # Errors
 /// 405 for anything but a creation, 400 for a body that is none.
 pub fn answer(
+    api: &Api,
     review: &Review,
     route: &Route,
     user: &User,
@@ -81,14 +83,14 @@ pub fn answer(
     }
     value["apiVersion"] = format!("{}/v1", review.group).into();
     value["kind"] = review.kind.into();
-    (review.answer)(user, &mut value)?;
+    (review.answer)(api, user, &mut value)?;
     Ok(match wanted.format {
         Format::Json => body::json(201, &value),
         Format::Yaml => body::answer(201, "application/yaml", body::full(yaml::to_string(&value))),
     })
 }
 
-fn self_subject(user: &User, review: &mut Value) -> Result<(), Status> {
+fn self_subject(_: &Api, user: &User, review: &mut Value) -> Result<(), Status> {
     let mut info = json!({"username": user.name, "groups": user.groups});
     if !user.uid.is_empty() {
         info["uid"] = user.uid.clone().into();
@@ -97,20 +99,20 @@ fn self_subject(user: &User, review: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn self_access(user: &User, review: &mut Value) -> Result<(), Status> {
-    access(user, review)
+fn self_access(api: &Api, user: &User, review: &mut Value) -> Result<(), Status> {
+    access(api, user, review)
 }
 
-fn subject_access(_: &User, review: &mut Value) -> Result<(), Status> {
+fn subject_access(api: &Api, _: &User, review: &mut Value) -> Result<(), Status> {
     let name = review["spec"]["user"].as_str().unwrap_or_default();
     let groups = review["spec"]["groups"].as_array().into_iter().flatten();
     let groups = groups.filter_map(|group| group.as_str().map(str::to_owned)).collect();
-    let subject = User { name: name.to_owned(), uid: String::new(), groups };
-    access(&subject, review)
+    let subject = User { name: name.to_owned(), groups, ..User::default() };
+    access(api, &subject, review)
 }
 
-fn access(user: &User, review: &mut Value) -> Result<(), Status> {
-    let allowed = authz::allows(user, &asked(&review["spec"])?);
+fn access(api: &Api, user: &User, review: &mut Value) -> Result<(), Status> {
+    let allowed = authz::allows(api, user, &asked(&review["spec"])?);
     review["status"] = json!({"allowed": allowed});
     if allowed {
         review["status"]["reason"] = "every authenticated user is allowed: this server has no RBAC yet".into();
@@ -133,7 +135,7 @@ fn asked(spec: &Value) -> Result<Route, Status> {
                 subresource: text(&resource["subresource"]),
                 rest: false,
             };
-            Ok(Route { path: String::new(), verb: "get", resource: Some(resource) })
+            Ok(Route { path: String::new(), verb: verb(&spec["resourceAttributes"]["verb"]), resource: Some(resource) })
         }
         (false, true) => {
             let verb = if plain["verb"] == "get" { "get" } else { "other" };
@@ -143,9 +145,16 @@ fn asked(spec: &Value) -> Result<Route, Status> {
     }
 }
 
-fn self_rules(user: &User, review: &mut Value) -> Result<(), Status> {
-    let anything = Route { path: "/anything".into(), verb: "get", resource: None };
-    review["status"] = if authz::allows(user, &anything) {
+/// The verb a review asks about.
+fn verb(value: &Value) -> &'static str {
+    const VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+    VERBS.iter().copied().find(|verb| value == verb).unwrap_or("other")
+}
+
+fn self_rules(api: &Api, user: &User, review: &mut Value) -> Result<(), Status> {
+    let secrets = ResourceRoute { version: "v1".into(), plural: "secrets".into(), ..ResourceRoute::default() };
+    let anything = Route { path: String::new(), verb: "deletecollection", resource: Some(secrets) };
+    review["status"] = if authz::allows(api, user, &anything) {
         json!({
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
             "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],

@@ -15,13 +15,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -55,15 +57,53 @@ pub enum TlsError {
     Certificate(#[source] rustls::Error),
 }
 
-/// The TLS configuration of the API: shows `chain`, and asks clients for a certificate of one of `client_cas`
-/// without insisting on one.
-///
-/// # Errors
-/// When a certificate or the key is not one.
-pub fn tls_config(
+/// The certificate that a server shows, which can be replaced while it serves: the next handshake shows the new one.
+#[derive(Debug)]
+pub struct ServingCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ServingCertificate {
+    /// The first one.
+    ///
+    /// # Errors
+    /// When the key is none, or not this certificate's.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, TlsError> {
+        Ok(Self(RwLock::new(certified_key(chain, key)?)))
+    }
+
+    /// Shows another one from now on.
+    ///
+    /// # Errors
+    /// As [`ServingCertificate::new`]; the old one stays.
+    pub fn replace(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), TlsError> {
+        let next = certified_key(chain, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for ServingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map(Arc::new).map_err(TlsError::Certificate)
+}
+
+/// The TLS configuration of the API: shows `certificate`, and asks clients for a certificate of one of `client_cas`
+/// without insisting on one. Beside HTTP it offers `more` protocols, which are preferred.
+///
+/// # Errors
+/// When an authority is none.
+pub fn tls_config(
+    certificate: Arc<ServingCertificate>,
     client_cas: &[CertificateDer<'static>],
+    more: &[Vec<u8>],
 ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
@@ -82,8 +122,8 @@ pub fn tls_config(
             .map_err(TlsError::ClientCa)?;
         builder.with_client_cert_verifier(verifier)
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Certificate)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut config = builder.with_cert_resolver(certificate);
+    config.alpn_protocols = more.iter().cloned().chain([b"h2".to_vec(), b"http/1.1".to_vec()]).collect();
     Ok(Arc::new(config))
 }
 
@@ -104,8 +144,8 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
             accepted = listener.accept() => accepted,
         };
         let Ok(slot) = slot else { break };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -114,7 +154,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
         };
         let (acceptor, api, shutdown) = (acceptor.clone(), api.clone(), shutdown.clone());
         connections.spawn(async move {
-            connection(stream, acceptor, api, shutdown).await;
+            connection(stream, remote, acceptor, api, shutdown).await;
             drop(slot);
         });
     }
@@ -130,7 +170,13 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, api: A
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, shutdown: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    remote: SocketAddr,
+    acceptor: TlsAcceptor,
+    api: Arc<Api>,
+    shutdown: CancellationToken,
+) {
     // answers are small and latency counts; a socket that refuses only answers slower
     let _ = stream.set_nodelay(true);
     let limits = api.limits().clone();
@@ -139,6 +185,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Arc<Api>, shu
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
+    if let (Some(links), Some(protocol)) = (&api.config.links, stream.get_ref().1.alpn_protocol())
+        && links.protocols.iter().any(|own| own == protocol)
+    {
+        return (links.take)(stream, remote);
+    }
     let user = certified(&stream).map(Arc::new);
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let patience = Patience::new(limits.stall_time_max);

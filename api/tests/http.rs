@@ -345,3 +345,84 @@ async fn a_watch_that_nobody_reads_is_given_up() {
     assert!(seen < changes, "the watch got all {seen} changes late");
     server.stop().await;
 }
+
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+
+fn request(name: &str) -> Value {
+    use base64::Engine;
+    let pem = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
+    json!({
+        "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {
+            "request": base64::engine::general_purpose::STANDARD.encode(pem), "usages": ["client auth"],
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "username": "root", "groups": ["system:masters"],
+        },
+    })
+}
+
+#[tokio::test]
+async fn who_holds_a_bootstrap_token_may_ask_for_a_certificate_and_nothing_else() {
+    let server = Server::start().await;
+    let mut admin = server.client(Who::Certificate).await;
+    let authority = server.client(Who::Anonymous).await.get("/cacerts").await;
+    assert_eq!((authority.code, &authority.body[..]), (200, support::CA_PEM.as_bytes()));
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}});
+    admin.send("POST", "/api/v1/namespaces", &namespace).await;
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bootstrap-token-abcdef"},
+        "type": "bootstrap.kubernetes.io/token", "stringData": {
+            "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+        },
+    });
+    let mut joining = server.client(Who::Token("abcdef.0123456789abcdef")).await;
+    assert_eq!(joining.send("POST", REQUESTS, &request("mine")).await.code, 401, "nobody made that token yet");
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    assert_eq!(admin.send("POST", secrets, &secret).await.code, 201);
+    let made = joining.send("POST", REQUESTS, &request("mine")).await;
+    assert_eq!(made.code, 201, "{made:?}");
+    let spec = made.json()["spec"].clone();
+    assert_eq!(spec["username"], "system:bootstrap:abcdef", "who asks is not the client's to say");
+    assert_eq!(spec["groups"], json!(["system:bootstrappers", "system:authenticated"]));
+    assert_eq!(joining.get(&format!("{REQUESTS}/mine")).await.code, 200);
+    assert_eq!(admin.send("POST", REQUESTS, &request("theirs")).await.code, 201);
+    let others = joining.get(&format!("{REQUESTS}/theirs")).await;
+    assert_eq!(
+        (others.code, others.message().as_str()),
+        (
+            403,
+            "certificatesigningrequests.certificates.k8s.io \"theirs\" is forbidden: User \"system:bootstrap:abcdef\" cannot \
+         get resource \"certificatesigningrequests\" in API group \"certificates.k8s.io\" at the cluster scope",
+        )
+    );
+    for path in [REQUESTS, secrets, "/api/v1/nodes", MAPS] {
+        assert_eq!(joining.get(path).await.code, 403, "{path}");
+    }
+    let approval = format!("{REQUESTS}/mine/approval");
+    let mut approved = made.json();
+    approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True"}]);
+    assert_eq!(joining.send("PUT", &approval, &approved).await.code, 403);
+    assert_eq!(admin.send("PUT", &format!("{REQUESTS}/mine/status"), &approved).await.code, 422);
+    let answer = admin.send("PUT", &approval, &approved).await;
+    assert_eq!((answer.code, &answer.json()["status"]["conditions"][0]["type"]), (200, &json!("Approved")));
+    assert_eq!(admin.send("DELETE", &format!("{secrets}/bootstrap-token-abcdef"), &json!({})).await.code, 200);
+    assert_eq!(joining.get(&format!("{REQUESTS}/mine")).await.code, 401, "a token that is taken back");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn others_decide_about_their_users() {
+    let server = Server::start().await;
+    let mut carol = server.client(Who::Token(support::QUARANTINED_TOKEN)).await;
+    assert_eq!(carol.get("/api/v1/nodes").await.code, 200);
+    assert_eq!(carol.get("/api/v1/namespaces/default/secrets").await.code, 403);
+    let mut admin = server.client(Who::Certificate).await;
+    let mut asked = async |verb: &str, resource: &str| {
+        let attributes = json!({"verb": verb, "resource": resource, "namespace": "default"});
+        let review =
+            json!({"spec": {"user": "carol", "groups": [support::QUARANTINED], "resourceAttributes": attributes}});
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        admin.send("POST", path, &review).await.json()["status"]["allowed"].clone()
+    };
+    assert_eq!((asked("get", "nodes").await, asked("delete", "nodes").await), (json!(true), json!(false)));
+    server.stop().await;
+}

@@ -10,7 +10,7 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// Address to listen on.
     pub bind_address: IpAddr,
-    /// TCP port of the API; 0 takes a free one.
+    /// TCP port of the API, and UDP port of the nodes' links; 0 takes a free one.
     pub https_port: u16,
     /// Name of the machine, for the serving certificate.
     pub node_name: String,
@@ -18,6 +18,12 @@ pub struct ServerConfig {
     pub node_ip: IpAddr,
     /// Further names of the serving certificate.
     pub tls_sans: Vec<String>,
+    /// First address and prefix length of the pods' network.
+    pub cluster_cidr: (Ipv4Addr, u8),
+    /// Prefix length of each node's part of it; a fitting one when absent.
+    pub node_cidr_mask: Option<u8>,
+    /// All addresses lie in 127.0.0.0/8: a cluster of this machine alone.
+    pub loopback: bool,
     /// First address and prefix length of the range of Service addresses.
     pub service_cidr: (Ipv4Addr, u8),
     /// Address of the cluster's DNS.

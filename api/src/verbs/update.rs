@@ -4,7 +4,7 @@ use super::{commit, create, find};
 use crate::body::Answer;
 use crate::front::Call;
 use crate::status::{MODIFIED, Status};
-use crate::{admission, decode, render};
+use crate::{admission, decode, render, requests};
 use serde_json::{Map, Value};
 use state::{Object, Write, is_finished};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub(crate) enum Subresource {
     Binding,
     /// A pod's `spec.ephemeralContainers`.
     EphemeralContainers,
+    /// Whether a certificate is to be signed.
+    Approval,
 }
 
 pub(super) async fn update(call: &Call, part: Subresource) -> Result<Answer, Status> {
@@ -112,7 +114,10 @@ async fn replace(
     keep(&mut value, &old, part, call);
     (call.kind.default)(&mut value);
     let allocation = admission::admit(call, &mut value, Some(&old)).await?;
-    let errors = (call.kind.validate)(&value, Some(&old));
+    let mut errors = (call.kind.validate)(&value, Some(&old));
+    if call.kind.kind == "CertificateSigningRequest" {
+        errors.extend(requests::check(&value, &old, part));
+    }
     if !errors.is_empty() {
         return Err(Status::invalid(call.kind, &call.at.name, &errors).into());
     }
@@ -171,7 +176,7 @@ fn keep(value: &mut Value, old: &Value, part: Subresource, call: &Call) {
             "selfLink",
             "managedFields",
         ];
-        if part == Subresource::Status {
+        if matches!(part, Subresource::Status | Subresource::Approval) {
             fixed.extend(["labels", "ownerReferences", "finalizers"]);
         }
         for field in fixed {
@@ -181,7 +186,7 @@ fn keep(value: &mut Value, old: &Value, part: Subresource, call: &Call) {
     match part {
         Subresource::None if call.kind.subresources.contains(&"status") => restore(new, old, "status"),
         Subresource::EphemeralContainers => keep_but_ephemeral(new, old),
-        Subresource::None | Subresource::Binding => {}
+        Subresource::None | Subresource::Binding | Subresource::Approval => {}
         Subresource::Status | Subresource::Finalize => {
             let kept = if part == Subresource::Status { "status" } else { "spec" };
             let names: Vec<String> = new.keys().chain(old.keys()).cloned().collect();
@@ -191,6 +196,9 @@ fn keep(value: &mut Value, old: &Value, part: Subresource, call: &Call) {
                 }
             }
         }
+    }
+    if call.kind.kind == "CertificateSigningRequest" {
+        requests::keep(new, old, part, call.api.now());
     }
     // a pod's ephemeral containers come through their own door
     if call.kind.kind == "Pod"

@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use api::{
-    Api, ApiConfig, AttachOptions, ByteStream, CallError, ExecOptions, Input, Limits, LogsOptions, NodeUsage, Nodes,
-    Opening, Output, PodUsage, TokenTable, Usage, User,
+    Api, ApiConfig, AttachOptions, Authorizer, ByteStream, CallError, ExecOptions, Input, Limits, LogsOptions,
+    NodeUsage, Nodes, Opening, Output, PodUsage, Route, TokenTable, Usage, User,
 };
 use bytes::Bytes;
 use futures::FutureExt;
@@ -19,7 +19,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
-use state::{Identities, Object};
+use state::{Identities, Object, World};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use store::Store;
@@ -31,6 +31,23 @@ use tokio_util::sync::CancellationToken;
 
 /// The token of user `alice`.
 pub const TOKEN: &str = "s3cret";
+/// What the API shows as its authority.
+pub const CA_PEM: &str = "-----BEGIN CERTIFICATE-----\n";
+/// A group that may read Nodes and do nothing else.
+pub const QUARANTINED: &str = "quarantined";
+/// The token of user `carol`, who is of it.
+pub const QUARANTINED_TOKEN: &str = "fever";
+
+/// Decides about the quarantined.
+struct Quarantine;
+
+impl Authorizer for Quarantine {
+    fn allows(&self, user: &User, route: &Route, _: &World) -> Option<bool> {
+        let reads_nodes =
+            || route.resource.as_ref().is_some_and(|at| at.plural == "nodes" && matches!(route.verb, "get" | "list"));
+        user.is_of(QUARANTINED).then(reads_nodes)
+    }
+}
 
 /// SplitMix64: good enough for names.
 struct Random(u64);
@@ -252,9 +269,11 @@ impl Server {
         let names = vec!["localhost".to_owned()];
         let serving = CertificateParams::new(names).expect("params").signed_by(&serving_key, &issuer).expect("sign");
         let key = PrivateKeyDer::Pkcs8(serving_key.serialize_der().into());
-        let tls = api::tls_config(vec![serving.der().clone()], key, std::slice::from_ref(&ca)).expect("tls");
+        let serving = api::ServingCertificate::new(vec![serving.der().clone()], key).expect("certificate");
+        let tls = api::tls_config(Arc::new(serving), std::slice::from_ref(&ca), &[]).expect("tls");
         let mut tokens = TokenTable::default();
         tokens.insert(TOKEN, User::new("alice", ["dev".to_owned()]));
+        tokens.insert(QUARANTINED_TOKEN, User::new("carol", [QUARANTINED.to_owned()]));
         let (pod_uid, running) = (Arc::new(Mutex::new(String::new())), Arc::new(()));
         let api = Api::new(ApiConfig {
             store: store.clone(),
@@ -262,6 +281,9 @@ impl Server {
             clock: Arc::new(Timestamp::now),
             identities: Mutex::new(Box::new(Random(7))),
             tokens,
+            authorizer: Arc::new(Quarantine),
+            server_ca_pem: CA_PEM.into(),
+            links: None,
             service_cidr: ([10, 43, 0, 0].into(), 16),
             service_addresses_reserved: vec![[10, 43, 0, 10].into()],
             git_version: "v1.36.0+coracle.0.1.0".into(),

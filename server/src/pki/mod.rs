@@ -1,7 +1,14 @@
 //! The cluster's certificates: a CA for servers, a CA for clients, and what they sign, kept in the data directory.
 //!
 //! Layout under `tls/` follows k3s, so that people find things. Everything is made at the first start; certificates
-//! (not CAs) near their end, or not naming every address of today, are made anew at each start.
+//! (not CAs) of whose life less than a third is left, or that do not name every address of today, are made anew when they
+//! are asked for: at each start, and from time to time while the server runs.
+
+mod authority;
+#[cfg(test)]
+mod tests;
+
+pub use authority::Authority;
 
 use anyhow::{Context, Result};
 use jiff::civil::DateTime;
@@ -23,10 +30,11 @@ use x509_parser::extensions::GeneralName;
 
 const CA_YEARS: i16 = 10;
 const CERTIFICATE_DAYS: i16 = 365;
-/// A certificate with less than this left is made anew at start.
-const RENEW_BEFORE_DAYS: i64 = 120;
+/// A certificate is made anew when less than this part of its life is left.
+const RENEW_AT: i64 = 3;
 
 /// A certificate and its key, PEM.
+#[derive(Clone)]
 pub struct Pair {
     /// Certificate, PEM.
     pub certificate: String,
@@ -45,7 +53,6 @@ impl Pair {
 /// The directory of the cluster's certificates, with its two authorities.
 pub struct Pki {
     dir: PathBuf,
-    now: Timestamp,
     /// Signs what servers show.
     pub server_ca: Pair,
     /// Signs what clients show.
@@ -62,16 +69,17 @@ impl Pki {
                 None => keep(dir, name, make_authority(&format!("coracle-{name}@{}", now.as_second()), now)?),
             }
         };
-        Ok(Self { dir: dir.to_owned(), now, server_ca: authority("server-ca")?, client_ca: authority("client-ca")? })
+        Ok(Self { dir: dir.to_owned(), server_ca: authority("server-ca")?, client_ca: authority("client-ca")? })
     }
 
     /// The certificate that the API server shows, naming every one of `names` (DNS names or addresses).
-    pub fn serving(&self, names: &[String]) -> Result<Pair> {
+    pub fn serving(&self, names: &[String], now: Timestamp) -> Result<Pair> {
         self.issued(
             "serving-kube-apiserver",
+            now,
             |pair| covers(pair, names),
-            || {
-                let mut params = self.params("kube-apiserver", &[])?;
+            |key| {
+                let mut params = params("kube-apiserver", &[], now)?;
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
                 for name in names {
                     params.subject_alt_names.push(match name.parse::<IpAddr>() {
@@ -81,20 +89,21 @@ impl Pki {
                         }
                     });
                 }
-                sign(params, &self.server_ca)
+                sign(params, key, &self.server_ca)
             },
         )
     }
 
-    /// A client's certificate: `user` as CN, `groups` as O.
-    pub fn client(&self, file: &str, user: &str, groups: &[&str]) -> Result<Pair> {
+    /// A client's certificate: `user` as CN, `groups` as O. Its key stays the same when it is renewed.
+    pub fn client(&self, file: &str, user: &str, groups: &[&str], now: Timestamp) -> Result<Pair> {
         self.issued(
             file,
-            |_| true,
-            || {
-                let mut params = self.params(user, groups)?;
+            now,
+            |pair| names(pair, user),
+            |key| {
+                let mut params = params(user, groups, now)?;
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-                sign(params, &self.client_ca)
+                sign(params, key, &self.client_ca)
             },
         )
     }
@@ -108,35 +117,59 @@ impl Pki {
         }))
     }
 
-    fn issued(&self, name: &str, fits: impl Fn(&Pair) -> bool, make: impl Fn() -> Result<Pair>) -> Result<Pair> {
-        if let Some(pair) = load(&self.dir, name)?
-            && self.lasts(&pair)
-            && fits(&pair)
+    /// A secret for another use, which stays the same for as long as the authorities do.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new().chain_update(purpose).chain_update([0]).chain_update(&self.client_ca.key).finalize().into()
+    }
+
+    fn issued(
+        &self,
+        name: &str,
+        now: Timestamp,
+        fits: impl Fn(&Pair) -> bool,
+        make: impl Fn(Option<&str>) -> Result<Pair>,
+    ) -> Result<Pair> {
+        let kept = load(&self.dir, name)?;
+        if let Some(pair) = &kept
+            && lasts(pair, now)
+            && fits(pair)
         {
-            return Ok(pair);
+            return Ok(pair.clone());
         }
-        keep(&self.dir, name, make().with_context(|| format!("make certificate {name}"))?)
+        // a key that cannot be used any more is replaced with its certificate
+        let made = kept.and_then(|pair| make(Some(&pair.key)).ok());
+        let made = made.map_or_else(|| make(None), Ok).with_context(|| format!("make certificate {name}"))?;
+        keep(&self.dir, name, made)
     }
+}
 
-    fn lasts(&self, pair: &Pair) -> bool {
-        let Ok(der) = CertificateDer::from_pem_slice(pair.certificate.as_bytes()) else { return false };
-        let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
-        certificate.validity().not_after.timestamp() - self.now.as_second() > RENEW_BEFORE_DAYS * 86_400
-    }
+/// Whether enough of a certificate's life is left.
+fn lasts(pair: &Pair, now: Timestamp) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pair.certificate.as_bytes()) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    let (from, to) = (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
+    to.saturating_sub(now.as_second()) > to.saturating_sub(from) / RENEW_AT
+}
 
-    fn params(&self, common_name: &str, organizations: &[&str]) -> Result<CertificateParams> {
-        let mut params = CertificateParams::default();
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, common_name);
-        for organization in organizations {
-            subject.push(DnType::OrganizationName, *organization);
-        }
-        params.distinguished_name = subject;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        limit(&mut params, self.now, CERTIFICATE_DAYS.days())?;
-        params.use_authority_key_identifier_extension = true;
-        Ok(params)
+/// Whether a certificate's common name is this.
+fn names(pair: &Pair, user: &str) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pair.certificate.as_bytes()) else { return false };
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    certificate.subject().iter_common_name().any(|name| name.as_str() == Ok(user))
+}
+
+fn params(common_name: &str, organizations: &[&str], now: Timestamp) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, common_name);
+    for organization in organizations {
+        subject.push(DnType::OrganizationName, *organization);
     }
+    params.distinguished_name = subject;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    limit(&mut params, now, CERTIFICATE_DAYS.days())?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
 }
 
 fn make_authority(common_name: &str, now: Timestamp) -> Result<Pair> {
@@ -150,9 +183,10 @@ fn make_authority(common_name: &str, now: Timestamp) -> Result<Pair> {
     Ok(Pair { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
 
-fn sign(params: CertificateParams, authority: &Pair) -> Result<Pair> {
+/// Signs for a key, PEM, or for a new one.
+fn sign(params: CertificateParams, key: Option<&str>, authority: &Pair) -> Result<Pair> {
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
-    let key = KeyPair::generate()?;
+    let key = key.map_or_else(KeyPair::generate, KeyPair::from_pem)?;
     Ok(Pair { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
 }
 
