@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 /// A whole attempt, over whatever.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
 /// What QUIC is given when TCP has failed.
-const QUIC_ALONE_TIME_MAX: Duration = Duration::from_secs(5);
+const QUIC_ALONE_TIME_MAX: Duration = Duration::from_secs(8);
 /// Addresses of the master that are tried.
 const ADDRESSES_MAX: usize = 6;
 /// How much later each further address is tried.

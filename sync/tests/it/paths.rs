@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fifth_of_the_packets_lost_and_the_rest_late_and_disordered() {
     let mut master = Master::start(Limits::default());
-    let weather = Weather { lost: 20, delay: Duration::from_millis(40) };
+    let weather = Weather { lost: 20, delay: Duration::from_millis(150) };
     let relay = Relay::start(master.address, weather).await;
     let config = node::Config { port: relay.address.port(), ..master.node("a") };
     let books = Books::new();
