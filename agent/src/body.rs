@@ -9,30 +9,43 @@ use crate::container::guest::Guest;
 use crate::container::sandbox::Sandbox;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
-use crate::node;
+use crate::machine::Machine;
+use crate::replica::Keeper;
 use crate::routes::Routed;
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::Node;
 use netproxy::Proxy;
+use netproxy::network::Cidr;
 use runtime::Wasm;
 use runtime::docker::Docker;
 use runtime::images::Images;
 use runtime::logs::LogFile;
 use state::{Key, World};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use sync::Uplink;
+use sync::{ClusterFacts, Uplink};
 use tokio::sync::{Notify, watch};
 
 /// What all rooms share.
 pub struct Body {
     /// As given.
     pub config: AgentConfig,
-    /// The replica of what concerns this node. In memory: a node that reboots without its master needs it on disk, which
-    /// comes with several nodes.
+    /// What the node was told of its cluster before it set up its networks.
+    pub cluster: ClusterFacts,
+    /// Where the API server is now.
+    pub api: ArcSwap<SocketAddr>,
+    /// The node's part of the pod network.
+    pub pod_cidr: Cidr,
+    /// What concerns this node.
     pub replica: ArcSwap<World>,
+    /// The copy of it on disk.
+    pub keeper: Keeper,
+    /// The newest session with the master: what could not be told is told again when this changes.
+    pub sessions: watch::Sender<Session>,
+    /// `ip:port` at which other nodes may reach this one directly, for its Node's annotation; `None` while that is not known.
+    pub endpoints: watch::Sender<Option<Vec<SocketAddr>>>,
     /// The Wasm engine.
     pub wasm: Wasm,
     /// Sockets and routes.
@@ -56,13 +69,24 @@ pub struct Body {
     /// Digests of `file://` programs that this agent has loaded.
     pub loaded: Shared<HashSet<String>>,
     /// What the machine has, as the Node says it.
-    pub machine: node::Machine,
-    /// Whether the replica has been filled once.
+    pub machine: Machine,
+    /// Whether all that the master had to tell has been known once: what is unknown is a stranger then.
     pub filled: watch::Sender<bool>,
     /// Something that the routes are made of has changed.
     pub routes_stale: Notify,
+    /// Some Node is another: where the pod network goes.
+    pub nodes_changed: Notify,
     /// Addresses that get new traffic.
     pub routed: watch::Sender<Routed>,
+}
+
+/// Which session with the master it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Counts sessions of this agent; 0: there was none yet.
+    pub number: u64,
+    /// Counts the times the replica was replaced whole ([`crate::replica::Replica`]).
+    pub era: u64,
 }
 
 /// Pod uid and container name.

@@ -1,10 +1,11 @@
 //! What the binary tells an agent: who the node is, where it may write, what it may use.
 //!
-//! Deliberately absent: flags and environment (the door reads those), and anything that is known only after joining.
+//! Deliberately absent: flags and environment (the door reads those), and what is known only after joining: the cluster's
+//! networks come down the link ([`sync::ClusterFacts`]), the node's own part of them in `spec.podCIDR`.
 
-use netproxy::network::Cidr;
+use crate::mesh::MeshConfig;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 
@@ -15,24 +16,17 @@ pub struct AgentConfig {
     pub node_name: String,
     /// Address under which the node is known (`status.addresses`, `status.hostIP` of pods).
     pub node_ip: IpAddr,
-    /// Directory of this node's files: pods' volumes, logs, compiled code. Made when missing.
+    /// Directory of this node's files: pods' volumes, logs, compiled code, the copy of the cluster. Made when missing.
     pub data_dir: PathBuf,
-    /// The part of the cluster's pod network that belongs to this node (`spec.podCIDR`).
-    pub pod_cidr: Cidr,
-    /// The network of Service addresses.
-    pub service_cidr: Cidr,
-    /// Address of the cluster's DNS service, where one is served.
-    pub cluster_dns: Option<IpAddr>,
-    /// `cluster.local`.
-    pub cluster_domain: String,
-    /// Where the API server listens: what stands behind `kubernetes.default.svc`.
-    pub api_address: SocketAddr,
+    /// Keep a copy of what the node knows on its disk ([`crate::replica`]), so that it starts without its master. Not for the
+    /// node in the master's own process, whose store is that copy.
+    pub keeps_replica: bool,
+    /// How to reach the pods of other nodes; `None`: not at all.
+    pub mesh: Option<MeshConfig>,
     /// TCP port of plain-text ingress traffic; `None`: the node serves none.
     pub ingress_http_port: Option<u16>,
     /// TCP port of TLS ingress traffic; `None`: the node serves none.
     pub ingress_https_port: Option<u16>,
-    /// No privilege: all addresses lie in 127.0.0.0/8 and the kernel is not configured.
-    pub loopback: bool,
     /// The node runs the control plane: `node-role.kubernetes.io/control-plane` is set.
     pub control_plane: bool,
     /// Labels of the user's choice for the Node.

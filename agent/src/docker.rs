@@ -5,7 +5,7 @@
 use crate::addresses;
 use crate::body::Body;
 use crate::config::AgentConfig;
-use netproxy::network;
+use netproxy::network::{self, Cidr};
 use runtime::docker::{Docker, DockerConfig, Health, ImageLimits};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -19,12 +19,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const SWEEP_PERIOD: Duration = Duration::from_secs(300);
 
 /// The engine's handle, where this node has the privileges that mixed pods need.
-pub fn open(config: &AgentConfig) -> Option<Docker> {
-    if config.loopback || !network::may_configure() || !network::may_enter_namespaces() {
+pub fn open(config: &AgentConfig, loopback: bool, pod_cidr: Cidr) -> Option<Docker> {
+    if loopback || !network::may_configure() || !network::may_enter_namespaces() {
         return None;
     }
     let owner = owner(config);
-    let [_, bridge] = addresses::halves(config.pod_cidr);
+    let [_, bridge] = addresses::halves(pod_cidr);
     Some(Docker::new(DockerConfig {
         bridge: format!("cor{owner}"),
         owner,
@@ -32,6 +32,12 @@ pub fn open(config: &AgentConfig) -> Option<Docker> {
         gateway: addresses::gateway(bridge),
         endpoint: None,
     }))
+}
+
+/// Name of the bridge's interface, and the pods on it.
+pub fn bridge(config: &AgentConfig, pod_cidr: Cidr) -> (String, Cidr) {
+    let [_, pods] = addresses::halves(pod_cidr);
+    (format!("cor{}", owner(config)), pods)
 }
 
 /// What tells this node's containers from those of others on the machine: its data directory and its name.

@@ -1,8 +1,10 @@
 //! Kubernetes Events of this node: told by any room, written by one task, counted up where they repeat.
 //!
-//! Telling never waits and never fails a pod: when too much is told at once, the rest is dropped with a log line.
+//! Telling never waits and never fails a pod: when too much is told at once, or while there is no link, the rest is dropped with
+//! a log line. What was told without a link is written, with its own time, when a session begins.
 //! Deliberately absent: what an Event looks like (`state::record`).
 
+use crate::body::Session;
 use crate::identity::Random;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
@@ -10,8 +12,10 @@ use state::record::{self, Note};
 use state::{Event, Expect, Key, Object, Stamp, World, Write};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use sync::{Rejected, Uplink};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Who this node says it is, in Kubernetes' words.
@@ -24,11 +28,15 @@ const BATCH_NOTES_MAX: usize = 64;
 const REMEMBERED_MAX: usize = 1_024;
 /// An event that repeats is written at most this often; what comes in between is counted with the next.
 const REPEAT_SECONDS: i64 = 10;
+/// Without a link, events wait for the next session; they are tried after so long all the same.
+const OFFLINE_RETRY: Duration = Duration::from_secs(60);
 
 /// Takes notes from every room.
 #[derive(Clone)]
 pub struct Recorder {
     notes: mpsc::Sender<Told>,
+    /// Notes were dropped since the last was written.
+    is_full: Arc<AtomicBool>,
 }
 
 struct Told {
@@ -37,13 +45,16 @@ struct Told {
     reason: String,
     message: String,
     field_path: Option<String>,
+    at: Timestamp,
 }
 
 impl Recorder {
     /// A recorder and the task that writes what it is told.
     pub fn new(node: String) -> (Self, Scribe) {
         let (sender, notes) = mpsc::channel(NOTES_MAX);
-        (Self { notes: sender }, Scribe { node, notes, memory: Memory::default() })
+        let is_full = Arc::new(AtomicBool::new(false));
+        let scribe = Scribe { node, notes, is_full: is_full.clone(), memory: Memory::default() };
+        (Self { notes: sender, is_full }, scribe)
     }
 
     /// Something that needs attention, about a whole object.
@@ -53,9 +64,14 @@ impl Recorder {
 
     /// As the others, about a part of an object such as `spec.containers{web}`.
     pub fn tell(&self, about: &Arc<Object>, warning: bool, reason: &str, message: &str, field_path: Option<String>) {
-        let told = Told { about: about.clone(), warning, reason: reason.into(), message: message.into(), field_path };
-        if self.notes.try_send(told).is_err() {
-            tracing::warn!(about = %about.key(), reason, message, "event dropped");
+        let (reason, message, at) = (reason.into(), message.into(), Timestamp::now());
+        let told = Told { about: about.clone(), warning, reason, message, field_path, at };
+        if let Err(error) = self.notes.try_send(told) {
+            let told = error.into_inner();
+            tracing::debug!(about = %told.about.key(), told.reason, told.message, "event dropped");
+            if !self.is_full.swap(true, Ordering::Relaxed) {
+                tracing::warn!("events are dropped: too many wait to be written");
+            }
         }
     }
 }
@@ -64,6 +80,7 @@ impl Recorder {
 pub struct Scribe {
     node: String,
     notes: mpsc::Receiver<Told>,
+    is_full: Arc<AtomicBool>,
     memory: Memory,
 }
 
@@ -77,7 +94,7 @@ struct Memory {
 
 impl Scribe {
     /// Writes until shutdown.
-    pub async fn run(mut self, uplink: Uplink, shutdown: CancellationToken) {
+    pub async fn run(mut self, uplink: Uplink, mut sessions: watch::Receiver<Session>, shutdown: CancellationToken) {
         let mut batch = Vec::new();
         loop {
             let more = tokio::select! {
@@ -88,30 +105,48 @@ impl Scribe {
             if more == 0 {
                 return;
             }
-            self.write_all(&uplink, std::mem::take(&mut batch)).await;
+            loop {
+                sessions.mark_unchanged();
+                batch = self.write_all(&uplink, std::mem::take(&mut batch)).await;
+                if batch.is_empty() {
+                    break;
+                }
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    _ = tokio::time::timeout(OFFLINE_RETRY, sessions.changed()) => {}
+                }
+            }
+            self.is_full.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Writes what was told, as few commits as it takes: two notes that say the same need two.
-    async fn write_all(&mut self, uplink: &Uplink, mut told: Vec<Told>) {
+    /// Writes what was told, as few commits as it takes: two notes that say the same need two. Returns what could not be
+    /// written for want of a link.
+    async fn write_all(&mut self, uplink: &Uplink, mut told: Vec<Told>) -> Vec<Told> {
         let mut identities = Random::new();
         while !told.is_empty() {
-            let now = Timestamp::now();
-            let mut writes: Vec<Write> = Vec::new();
+            let mut writes: Vec<(Write, Told)> = Vec::new();
             let mut later = Vec::new();
             for note in told {
-                match self.write_of(&note, &mut identities, now) {
-                    Some(write) if writes.iter().any(|other| other.key == write.key) => later.push(note),
-                    Some(write) => writes.push(write),
+                match self.write_of(&note, &mut identities) {
+                    Some(write) if writes.iter().any(|(other, _)| other.key == write.key) => later.push(note),
+                    Some(write) => writes.push((write, note)),
                     None => {}
                 }
             }
-            self.commit(uplink, writes, now).await;
+            let mut left = self.commit(uplink, writes).await;
+            if !left.is_empty() {
+                left.extend(later);
+                return left;
+            }
             told = later;
         }
+        Vec::new()
     }
 
-    fn write_of(&mut self, told: &Told, identities: &mut Random, now: Timestamp) -> Option<Write> {
+    fn write_of(&mut self, told: &Told, identities: &mut Random) -> Option<Write> {
+        let now = told.at;
         let note = Note {
             warning: told.warning,
             reason: &told.reason,
@@ -136,33 +171,47 @@ impl Scribe {
         Some(write)
     }
 
-    /// All at once; where one of them is refused, each on its own.
-    async fn commit(&mut self, uplink: &Uplink, writes: Vec<Write>, now: Timestamp) {
+    /// All at once; where one of them is refused, each on its own. Returns those for which there was no link.
+    async fn commit(&mut self, uplink: &Uplink, writes: Vec<(Write, Told)>) -> Vec<Told> {
         if writes.is_empty() {
-            return;
+            return Vec::new();
         }
-        match uplink.write(writes.clone()).await {
+        let now = Timestamp::now();
+        match uplink.write(writes.iter().map(|(write, _)| write.clone()).collect()).await {
             Ok(events) => events.iter().for_each(|event| self.memory.keep(event, now)),
+            Err(Rejected::Disconnected) => {
+                writes.iter().for_each(|(write, _)| self.memory.unwritten(&write.key));
+                return writes.into_iter().map(|(_, told)| told).collect();
+            }
             Err(_) => {
-                for write in writes {
-                    self.commit_one(uplink, write, now).await;
+                let mut writes = writes.into_iter();
+                while let Some((write, told)) = writes.next() {
+                    if let Err(Rejected::Disconnected) = self.commit_one(uplink, write, now).await {
+                        return std::iter::once(told).chain(writes.map(|(_, told)| told)).collect();
+                    }
                 }
             }
         }
+        Vec::new()
     }
 
-    async fn commit_one(&mut self, uplink: &Uplink, write: Write, now: Timestamp) {
+    async fn commit_one(&mut self, uplink: &Uplink, write: Write, now: Timestamp) -> Result<(), Rejected> {
         let is_new = write.expect == Expect::Absent;
-        match uplink.write(vec![write.clone()]).await {
-            Ok(events) => events.iter().for_each(|event| self.memory.keep(event, now)),
+        let key = write.key.clone();
+        let outcome = match uplink.write(vec![write.clone()]).await {
             // an event of that name is left from an earlier life of this agent, or somebody removed ours
-            Err(Rejected::Conflict(_)) if is_new => {
-                if let Ok(events) = uplink.write(vec![renamed(write, now)]).await {
-                    events.iter().for_each(|event| self.memory.keep(event, now));
-                }
+            Err(Rejected::Conflict(_)) if is_new => uplink.write(vec![renamed(write, now)]).await,
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(events) => events.iter().for_each(|event| self.memory.keep(event, now)),
+            Err(Rejected::Disconnected) => {
+                self.memory.unwritten(&key);
+                return Err(Rejected::Disconnected);
             }
-            Err(_) => self.memory.forget(&write.key),
+            Err(_) => self.memory.forget(&key),
         }
+        Ok(())
     }
 }
 
@@ -188,6 +237,13 @@ impl Memory {
                 self.world.remove(&oldest);
                 self.held.remove(&oldest);
             }
+        }
+    }
+
+    /// The last write did not happen: the next one is no repetition of it.
+    fn unwritten(&mut self, key: &Key) {
+        if let Some((_, written)) = self.held.get_mut(key) {
+            *written = Timestamp::MIN;
         }
     }
 

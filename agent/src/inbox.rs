@@ -3,13 +3,14 @@
 //! A burst of changes is folded as one, and everybody is told the outcome, never the steps. Deliberately absent: what a pod
 //! does with its mail.
 
-use crate::body::Body;
-use crate::pod::{Mail, Worker};
+use crate::body::{Body, Session};
+use crate::pod::{Mail, Past, Worker};
+use crate::replica::{Folded, Replica};
 use crate::routes;
 use crate::volumes::{self, reclaim::Reclaim};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
-use state::{Key, Object, Revision, World};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod, PodStatus};
+use state::{Key, Object};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// The node's world and the workers that live by it.
 pub struct Inbox {
     body: Arc<Body>,
-    world: World,
+    replica: Replica,
+    /// What an earlier agent could not tell the cluster any more, by pod.
+    untold: HashMap<String, PodStatus>,
     desks: HashMap<String, Desk>,
     /// Pod name to the uid of its worker.
     names: HashMap<Key, String>,
@@ -47,17 +50,20 @@ struct Desk {
 }
 
 impl Inbox {
-    /// An empty world and no workers. `node_changed` is told when this node's object is another; `in_docker` are the pods of
-    /// which Docker has containers.
+    /// The world as it is known, and no workers yet. `node_changed` is told when this node's object is another; `in_docker` are
+    /// the pods of which Docker has containers.
     pub fn new(
         body: Arc<Body>,
+        replica: Replica,
+        untold: HashMap<String, PodStatus>,
         node_changed: Arc<Notify>,
         in_docker: HashSet<String>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
             body,
-            world: World::default(),
+            replica,
+            untold,
             desks: HashMap::new(),
             names: HashMap::new(),
             readers: HashMap::new(),
@@ -71,30 +77,60 @@ impl Inbox {
         }
     }
 
+    /// Tells everybody what is known already.
+    pub fn begin(&mut self) {
+        let touched = self.replica.world.iter().map(|object| object.key().clone()).collect();
+        self.show(Folded { touched, session: true, ..Folded::default() });
+        self.untold.clear();
+    }
+
     /// Folds a burst of news, shows the new world to all rooms, then tells who is concerned.
     pub fn take(&mut self, burst: Vec<Down>) {
-        let mut touched = BTreeSet::new();
-        let mut reset = false;
-        for message in burst {
-            match message {
-                Down::Reset { revision, objects } => {
-                    touched.extend(self.refill(revision, objects));
-                    reset = true;
-                }
-                Down::Event(event) => {
-                    touched.insert(event.key().clone());
-                    self.world.fold(&event);
-                }
-                Down::Reached(revision) => self.world.advance(revision),
-            }
+        let folded = self.replica.fold(burst);
+        self.body.keeper.show(&self.replica, &folded.touched);
+        if folded.facts {
+            self.learn();
         }
-        self.body.replica.store(Arc::new(self.world.clone()));
-        if reset && !self.is_filled {
+        self.show(folded);
+    }
+
+    fn show(&mut self, folded: Folded) {
+        let replica = &self.replica;
+        self.body.replica.store(Arc::new(replica.world.clone()));
+        if replica.is_current && !self.is_filled {
             self.is_filled = true;
             self.body.filled.send_replace(true);
             self.sweep();
         }
-        self.tell(&touched);
+        self.tell(&folded.touched);
+        if !folded.session && !folded.reset {
+            return;
+        }
+        // the world first: what is told again now is told of the newest
+        let session = self.session();
+        for desk in self.desks.values() {
+            desk.mail.send_if_modified(|mail| std::mem::replace(&mut mail.session, session) != session);
+        }
+        self.body.sessions.send_if_modified(|current| std::mem::replace(current, session) != session);
+    }
+
+    fn session(&self) -> Session {
+        Session { number: self.replica.sessions, era: self.replica.era }
+    }
+
+    /// The cluster is told to be another than before.
+    fn learn(&self) {
+        let Some(facts) = &self.replica.facts else { return };
+        if **self.body.api.load() != facts.api {
+            self.body.api.store(Arc::new(facts.api));
+            self.body.routes_stale.notify_one();
+        }
+        let was = &self.body.cluster;
+        let is_same = (&was.cluster_cidr, &was.service_cidr, &was.cluster_domain, was.cluster_dns, was.loopback)
+            == (&facts.cluster_cidr, &facts.service_cidr, &facts.cluster_domain, facts.cluster_dns, facts.loopback);
+        if !is_same {
+            tracing::warn!("the cluster's networks are others now: restart this agent to take part in them");
+        }
     }
 
     /// Forgets workers that are done. Waits for ever when there is none.
@@ -113,7 +149,7 @@ impl Inbox {
             if self.names.get(&desk.name) == Some(&uid) {
                 self.names.remove(&desk.name);
             }
-            if self.world.get(&desk.name).is_some_and(|object| object.meta().uid == uid) {
+            if self.replica.world.get(&desk.name).is_some_and(|object| object.meta().uid == uid) {
                 self.departed.insert(uid);
             }
         }
@@ -127,23 +163,6 @@ impl Inbox {
         }
     }
 
-    /// Takes a whole slice in place of what was there; returns what differs.
-    fn refill(&mut self, revision: Revision, objects: Vec<Arc<Object>>) -> BTreeSet<Key> {
-        let old = std::mem::take(&mut self.world);
-        let mut touched: BTreeSet<Key> = old.iter().map(|object| object.key().clone()).collect();
-        for object in objects {
-            let same = old.get(object.key()).is_some_and(|before| before.revision() == object.revision());
-            if same {
-                touched.remove(object.key());
-            } else {
-                touched.insert(object.key().clone());
-            }
-            self.world.put(object);
-        }
-        self.world.advance(revision);
-        touched
-    }
-
     fn tell(&mut self, touched: &BTreeSet<Key>) {
         let mut arrivals = Vec::new();
         let mut sources: HashSet<String> = HashSet::new();
@@ -152,8 +171,9 @@ impl Inbox {
                 arrivals.extend(self.tell_pod(key));
             } else if key.is::<Node>() {
                 self.node_changed.notify_one();
+                self.body.nodes_changed.notify_one();
             } else if key.is::<PersistentVolume>()
-                && let Some(volume) = self.world.get(key)
+                && let Some(volume) = self.replica.world.get(key)
             {
                 self.reclaim.look(&self.body, volume);
             }
@@ -165,7 +185,12 @@ impl Inbox {
         let now = Timestamp::now();
         let workers: Vec<Worker> = arrivals
             .iter()
-            .map(|object| Worker::new(self.body.clone(), object.clone(), self.is_in_docker(object), now))
+            .map(|object| {
+                let untold = self.untold.remove(&object.meta().uid);
+                let is_in_docker = self.is_in_docker(object, untold.as_ref());
+                let past = Past { is_in_docker, untold, session: self.session() };
+                Worker::new(self.body.clone(), object.clone(), past, now)
+            })
             .collect();
         for (object, worker) in arrivals.into_iter().zip(workers) {
             self.hire(object, worker);
@@ -175,14 +200,14 @@ impl Inbox {
                 desk.mail.send_modify(|mail| mail.sources += 1);
             }
         }
-        if touched.iter().any(|key| routes::concerns(&self.world, key)) {
+        if touched.iter().any(|key| routes::concerns(&self.replica.world, key)) {
             self.body.routes_stale.notify_one();
         }
     }
 
     /// Tells a pod's worker how its object is now; a pod that has none is returned.
     fn tell_pod(&mut self, key: &Key) -> Option<Arc<Object>> {
-        let object = self.world.get(key).filter(|object| is_ours(object, &self.body.config.node_name)).cloned();
+        let object = self.replica.world.get(key).filter(|object| is_ours(object, &self.body.config.node_name)).cloned();
         let current = object.as_ref().map(|object| object.meta().uid.clone());
         if let Some(uid) = self.names.get(key)
             && Some(uid) != current.as_ref()
@@ -193,7 +218,7 @@ impl Inbox {
             self.names.remove(key);
         }
         if self.departed.len() > self.desks.len() {
-            let world = &self.world;
+            let world = &self.replica.world;
             self.departed.retain(|uid| world.by_uid(uid).is_some());
         }
         let object = object?;
@@ -202,16 +227,17 @@ impl Inbox {
             return None;
         }
         let Some(desk) = self.desks.get(uid) else { return Some(object) };
-        desk.mail.send_modify(|mail| mail.object = object.clone());
+        let session = self.session();
+        desk.mail.send_modify(|mail| (mail.object, mail.session) = (object.clone(), session));
         None
     }
 
     /// Whether Docker has containers of a pod, or may have while it does not answer: its status says so then.
-    fn is_in_docker(&self, object: &Object) -> bool {
+    fn is_in_docker(&self, object: &Object, untold: Option<&PodStatus>) -> bool {
         if self.in_docker.contains(&object.meta().uid) {
             return true;
         }
-        let status = object.view::<Pod>().and_then(|pod| pod.status.as_ref());
+        let status = untold.or_else(|| object.view::<Pod>().and_then(|pod| pod.status.as_ref()));
         let lists = status.into_iter().flat_map(|status| {
             [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
         });
@@ -226,7 +252,7 @@ impl Inbox {
         for key in &sources {
             self.readers.entry(key.clone()).or_default().insert(uid.clone());
         }
-        let (mail, receiver) = watch::channel(Mail { object, gone: false, sources: 0 });
+        let (mail, receiver) = watch::channel(Mail { object, gone: false, sources: 0, session: self.session() });
         self.names.insert(name.clone(), uid.clone());
         self.desks.insert(uid.clone(), Desk { mail, sources, name });
         let shutdown = self.shutdown.clone();

@@ -1,21 +1,22 @@
-//! The Node object: registers this machine, keeps its status true, renews its lease.
+//! The Node object: registers this machine, keeps its status true, tells the master that it lives.
 //!
-//! The status is written when it differs from what the cluster has, not by the clock; the lease is the heartbeat, and it is
-//! a kind that never touches a disk. Deliberately absent: eviction under pressure (pressure is reported, not acted on).
+//! The status is written when it differs from what the cluster has, not by the clock. The heartbeat is a word on the link; the
+//! master renews the Lease, with its own clock. Deliberately absent: eviction under pressure (pressure is reported, not acted
+//! on).
 
-use crate::body::Body;
+use crate::body::{Body, Session};
 use crate::config::AgentConfig;
 use crate::docker;
+use crate::machine::{Machine, Pressure};
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use netproxy::network::Cidr;
 use serde_json::{Map, Value, json};
-use state::{Expect, Key, Stamp, World, Write, rfc3339};
-use std::path::Path;
+use state::{Key, Object, Stamp, Write, rfc3339};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use sync::{Rejected, Uplink};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What `kubectl get nodes` shows as version.
@@ -26,100 +27,43 @@ const RUNTIME_VERSION: &str = "wasmtime://48.0";
 const DOCKER_ANNOTATION: &str = "coracle.dev/docker";
 /// Label: whether this node runs OCI containers.
 const DOCKER_LABEL: &str = "coracle.dev/runtime-docker";
-/// Kubernetes' namespace of node leases.
-const LEASE_NAMESPACE: &str = "kube-node-lease";
-/// A lease that is not renewed for this long means a node that is not there.
-const LEASE_SECONDS: i64 = 40;
-/// How often it is renewed.
-const LEASE_RENEW: Duration = Duration::from_secs(10);
-/// Until a refused write is tried again.
+/// Annotation: where other nodes may reach this one directly, `ip:port` separated by commas.
+const ENDPOINTS_ANNOTATION: &str = "coracle.dev/endpoints";
+/// How often the master is told that the node lives.
+const BEAT: Duration = Duration::from_secs(10);
+/// How often the machine is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// Until a write that lost a race is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// Below this share of free memory or disk the node is under pressure.
-const PRESSURE_PERCENT: u64 = 5;
+/// Until a write that the master refused is tried again.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
+/// Without a link a write waits for the next session; it is tried after so long all the same.
+const OFFLINE_RETRY: Duration = Duration::from_secs(30);
 const GROUP_CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// What the machine has.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    cpus: usize,
-    memory_bytes: u64,
-    disk_bytes: u64,
-    machine_id: String,
-    boot_id: String,
-    kernel: String,
-    os_image: String,
-    /// As Go spells it: `amd64`, `arm64`.
-    pub arch: &'static str,
+/// Whether the node can take pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// The cluster has not given it a part of the pod network.
+    NoNetwork,
+    /// The machine is being switched off.
+    ShuttingDown,
 }
 
-impl Machine {
-    /// Looks at the machine; `data_dir` is on the disk that counts.
-    pub fn look(data_dir: &Path) -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let name = rustix::system::uname();
-        let pretty = read("/etc/os-release");
-        let pretty = pretty.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-        Self {
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: memory("MemTotal:"),
-            disk_bytes: disk(data_dir).0,
-            machine_id: read("/etc/machine-id"),
-            boot_id: read("/proc/sys/kernel/random/boot_id"),
-            kernel: name.release().to_string_lossy().into_owned(),
-            os_image: pretty.map_or_else(|| "Linux".into(), |name| name.trim_matches('"').to_owned()),
-            arch: match std::env::consts::ARCH {
-                "x86_64" => "amd64",
-                "aarch64" => "arm64",
-                "x86" => "386",
-                other => other,
-            },
-        }
-    }
-
-    /// Memory in bytes.
-    pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
-    /// Capacity, which is also what pods may have: the node's own needs are small and not set aside.
-    pub fn resources(&self, pods_max: u32) -> [(String, Quantity); 4] {
-        let kibi = |bytes: u64| Quantity(format!("{}Ki", bytes / 1024));
-        [
-            ("cpu".into(), Quantity(self.cpus.to_string())),
-            ("ephemeral-storage".into(), kibi(self.disk_bytes)),
-            ("memory".into(), kibi(self.memory_bytes)),
-            ("pods".into(), Quantity(pods_max.to_string())),
-        ]
-    }
-}
-
-/// A figure of /proc/meminfo, in bytes.
-fn memory(field: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-/// Total and available bytes of the file system.
-fn disk(path: &Path) -> (u64, u64) {
-    rustix::fs::statvfs(path).map_or((0, 0), |stat| (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
-}
-
-/// What presses on the machine now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    memory: bool,
-    disk: bool,
-}
-
-impl Pressure {
-    fn look(machine: &Machine, data_dir: &Path) -> Self {
-        let scarce = |free: u64, all: u64| all > 0 && free < all / 100 * PRESSURE_PERCENT;
-        Self {
-            memory: scarce(memory("MemAvailable:"), machine.memory_bytes),
-            disk: scarce(disk(data_dir).1, machine.disk_bytes),
-        }
-    }
+/// What the node says of itself now.
+pub struct Report<'a> {
+    /// Whether it can take pods.
+    pub readiness: Readiness,
+    /// What presses on the machine.
+    pub pressure: Pressure,
+    /// Docker's version, or why it is not offered.
+    pub docker: &'a Result<String, String>,
+    /// Where other nodes may reach it; `None`: not known.
+    pub endpoints: Option<&'a [SocketAddr]>,
+    /// Its part of the pod network, if it has one: a Node that is made anew keeps it.
+    pub pod_cidr: Option<Cidr>,
 }
 
 /// The Node as this agent would have it: `current` with its own labels, addresses, capacity and conditions put right, or a new
@@ -128,11 +72,11 @@ pub fn desired(
     current: Option<&Value>,
     config: &AgentConfig,
     machine: &Machine,
-    pressure: Pressure,
-    docker: &Result<String, String>,
+    report: &Report<'_>,
     now: Timestamp,
 ) -> Value {
-    let mut node = current.cloned().unwrap_or_else(|| new_node(config));
+    let mut node = current.cloned().unwrap_or_else(|| new_node(config, report.pod_cidr));
+    let docker = report.docker;
     let labels = labels(config, machine, docker.is_ok());
     let metadata = object(&mut node, "metadata");
     let about_docker = docker.as_ref().unwrap_or_else(|reason| reason).as_str();
@@ -141,6 +85,10 @@ pub fn desired(
         annotations.insert(DOCKER_ANNOTATION.into(), about_docker.into());
         let storage = crate::volumes::storage_dir(&config.data_dir).display().to_string();
         annotations.insert(state::storage::STORAGE_PATH.into(), storage.into());
+        if let Some(endpoints) = report.endpoints {
+            let text: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            annotations.insert(ENDPOINTS_ANNOTATION.into(), text.join(",").into());
+        }
     }
     match metadata.get_mut("labels").and_then(Value::as_object_mut) {
         Some(existing) => existing.extend(labels),
@@ -148,18 +96,18 @@ pub fn desired(
             metadata.insert("labels".into(), Value::Object(labels));
         }
     }
-    let spec = object(&mut node, "spec");
-    spec.entry("podCIDR").or_insert_with(|| config.pod_cidr.to_string().into());
-    spec.entry("podCIDRs").or_insert_with(|| json!([config.pod_cidr.to_string()]));
-    let conditions = conditions(current, pressure, now);
+    let conditions = conditions(current, report.pressure, report.readiness, now);
     let status = object(&mut node, "status");
     status.extend(facts(config, machine, docker.as_deref().ok()));
     status.insert("conditions".into(), conditions);
     node
 }
 
-fn new_node(config: &AgentConfig) -> Value {
+fn new_node(config: &AgentConfig, pod_cidr: Option<Cidr>) -> Value {
     let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": config.node_name}, "spec": {}});
+    if let Some(cidr) = pod_cidr {
+        node["spec"] = json!({"podCIDR": cidr.to_string(), "podCIDRs": [cidr.to_string()]});
+    }
     if !config.taints.is_empty() {
         let taint = |t: &crate::config::Taint| {
             let mut taint = json!({"key": t.key, "effect": t.effect});
@@ -220,7 +168,7 @@ fn facts(config: &AgentConfig, machine: &Machine, docker: Option<&str>) -> Map<S
 }
 
 /// Our four conditions; those of others stay. Heartbeat and transition times change only with what they say.
-fn conditions(current: Option<&Value>, pressure: Pressure, now: Timestamp) -> Value {
+fn conditions(current: Option<&Value>, pressure: Pressure, readiness: Readiness, now: Timestamp) -> Value {
     let (memory, disk) = if pressure.memory {
         (("True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"), pressure.disk)
     } else {
@@ -231,11 +179,18 @@ fn conditions(current: Option<&Value>, pressure: Pressure, now: Timestamp) -> Va
     } else {
         ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
     };
+    let ready = match readiness {
+        Readiness::Ready => ("True", "KubeletReady", "kubelet is posting ready status"),
+        Readiness::NoNetwork => {
+            ("False", "KubeletNotReady", "container runtime network not ready: the node has no spec.podCIDR yet")
+        }
+        Readiness::ShuttingDown => ("False", "KubeletNotReady", "node is shutting down"),
+    };
     let ours = [
         ("MemoryPressure", memory),
         ("DiskPressure", disk),
         ("PIDPressure", ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available")),
-        ("Ready", ("True", "KubeletReady", "kubelet is posting ready status")),
+        ("Ready", ready),
     ];
     let old = current.and_then(|node| node["status"]["conditions"].as_array()).cloned().unwrap_or_default();
     let mut conditions: Vec<Value> =
@@ -266,27 +221,60 @@ fn object<'a>(value: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {
     }
 }
 
-/// Keeps the Node true and its lease renewed until shutdown. `changed` tells that the Node in the world is another.
-pub async fn keep(body: Arc<Body>, changed: Arc<Notify>, shutdown: CancellationToken) {
-    let mut renewals = tokio::time::interval(LEASE_RENEW);
-    renewals.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut registered = false;
-    let mut health = body.docker.as_ref().map(runtime::docker::Docker::health);
+/// Tells the master that the node lives, until shutdown. Begins with the first session.
+pub async fn beat(uplink: Uplink, mut sessions: watch::Receiver<Session>, shutdown: CancellationToken) {
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let settled = settle(&body, &mut registered).await;
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            // a link that is up again is told at once
+            changed = sessions.changed() => if changed.is_err() { return },
+            _ = beats.tick() => {}
+        }
+        if sessions.borrow_and_update().number == 0 {
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            renewed = tokio::time::timeout(BEAT, uplink.renew()) => match renewed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "heartbeat not taken"),
+                Err(_) => tracing::debug!("heartbeat not answered"),
+            },
+        }
+    }
+}
+
+/// Keeps the Node true until shutdown. `changed` tells that the Node in the world is another.
+pub async fn keep(body: Arc<Body>, changed: Arc<Notify>, shutdown: CancellationToken) {
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut known = None;
+    let mut health = body.docker.as_ref().map(runtime::docker::Docker::health);
+    let (mut sessions, mut endpoints) = (body.sessions.subscribe(), body.endpoints.subscribe());
+    loop {
+        let again = settle(&body, &mut known, Readiness::Ready).await;
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = changed.notified() => {}
+            // the senders live in the body
+            _ = sessions.changed() => {}
+            _ = endpoints.changed() => {}
             () = health_changed(&mut health) => {}
-            () = tokio::time::sleep(RETRY), if !settled => {}
-            _ = renewals.tick() => {
-                if let Err(error) = renew(&body).await {
-                    tracing::debug!(%error, "lease not renewed");
-                }
-            }
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            _ = looks.tick(), if again.is_none() => {}
         }
     }
+}
+
+/// Tells the cluster that this machine is being switched off, if there is a link.
+pub async fn say_goodbye(body: &Body) {
+    let mut known = Some(body.sessions.borrow().era);
+    settle(body, &mut known, Readiness::ShuttingDown).await;
 }
 
 /// Waits for Docker to come or go; for ever where there is none.
@@ -300,66 +288,59 @@ async fn health_changed(health: &mut Option<tokio::sync::watch::Receiver<runtime
     }
 }
 
-/// Writes the Node if it differs. A Node that somebody deleted comes back only with a new agent, as with a kubelet.
-async fn settle(body: &Body, registered: &mut bool) -> bool {
+/// Writes the Node if it differs; returns when to try again what was not done. A Node that somebody deleted comes back only with
+/// a new agent, as with a kubelet, or when the master itself has lost it (`known`: the era in which there was one).
+async fn settle(body: &Body, known: &mut Option<u64>, readiness: Readiness) -> Option<Duration> {
     let world = body.world();
-    let current = world.get(&body.node_key()).cloned();
-    if current.is_none() && *registered {
-        return true;
+    let era = body.sessions.borrow().era;
+    let current = world.get(&body.node_key());
+    if current.is_none() && *known == Some(era) {
+        return None;
     }
-    let now = Timestamp::now();
-    let value = current.as_ref().map(|node| node.value());
-    let pressure = Pressure::look(&body.machine, &body.config.data_dir);
-    let docker = docker::offer(body.docker.as_ref());
-    let mut wanted = desired(value.as_ref(), &body.config, &body.machine, pressure, &docker, now);
-    if value.as_ref() == Some(&wanted) {
-        *registered = true;
-        return true;
-    }
-    let write = match &current {
-        Some(node) => Write::update(node, wanted),
-        None => {
-            Stamp { now, identities: &mut crate::identity::Random::new() }.complete(&mut wanted, false);
-            Write::create(body.node_key(), wanted)
-        }
+    let endpoints = body.endpoints.borrow().clone();
+    let report = Report {
+        readiness,
+        pressure: Pressure::look(&body.machine, &body.config.data_dir),
+        docker: &docker::offer(body.docker.as_ref()),
+        endpoints: endpoints.as_deref(),
+        pod_cidr: Some(body.pod_cidr),
+    };
+    let Some(write) = write(&body.config, &body.machine, current, &report, Timestamp::now()) else {
+        *known = Some(era);
+        return None;
     };
     match body.uplink.write(vec![write]).await {
         Ok(_) => {
-            *registered = true;
-            true
+            *known = Some(era);
+            None
         }
+        Err(Rejected::Disconnected) => Some(OFFLINE_RETRY),
+        Err(Rejected::Conflict(_)) => Some(RETRY),
         Err(error) => {
-            tracing::debug!(%error, "node not written");
-            false
+            tracing::warn!(%error, "node not written");
+            Some(REFUSED_RETRY)
         }
     }
 }
 
-async fn renew(body: &Body) -> Result<(), sync::Rejected> {
-    let world = body.world();
-    let now = Timestamp::now();
-    body.uplink.write(vec![lease(&world, &body.config.node_name, now)]).await.map(|_| ())
-}
-
-/// The write that renews the lease.
-fn lease(world: &World, node: &str, now: Timestamp) -> Write {
-    let key = Key::of::<Lease>(LEASE_NAMESPACE, node);
-    let renewed = now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
-    if let Some(old) = world.get(&key) {
-        let mut value = old.value();
-        value["spec"]["renewTime"] = renewed.into();
-        // the node alone writes its lease
-        return Write { key, value: Some(value), expect: Expect::Uid(old.meta().uid.clone()) };
+/// The write that brings the Node up to date; `None` when it is.
+pub fn write(
+    config: &AgentConfig,
+    machine: &Machine,
+    current: Option<&Arc<Object>>,
+    report: &Report<'_>,
+    now: Timestamp,
+) -> Option<Write> {
+    let value = current.map(|node| node.value());
+    let mut wanted = desired(value.as_ref(), config, machine, report, now);
+    if value.as_ref() == Some(&wanted) {
+        return None;
     }
-    let mut value = json!({
-        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": node, "namespace": LEASE_NAMESPACE},
-        "spec": {"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": renewed},
-    });
-    if let Some(owner) = world.get(&Key::of::<Node>("", node)) {
-        value["metadata"]["ownerReferences"] =
-            json!([{"apiVersion": "v1", "kind": "Node", "name": node, "uid": owner.meta().uid}]);
-    }
-    Stamp { now, identities: &mut crate::identity::Random::new() }.complete(&mut value, false);
-    Write::create(key, value)
+    Some(match current {
+        Some(node) => Write::update(node, wanted),
+        None => {
+            Stamp { now, identities: &mut crate::identity::Random::new() }.complete(&mut wanted, false);
+            Write::create(Key::of::<k8s_openapi::api::core::v1::Node>("", &config.node_name), wanted)
+        }
+    })
 }

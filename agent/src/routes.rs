@@ -4,7 +4,6 @@
 //! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
 
 use crate::body::Body;
-use crate::frontage;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
@@ -57,7 +56,7 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
             () = body.routes_stale.notified() => {}
         }
         let world = body.world();
-        let (mut routes, routed) = build(&world, body.config.api_address, body.config.node_ip);
+        let (mut routes, routed) = build(&world, **body.api.load(), body.config.node_ip);
         routes.host_ports = host_ports(&world, &body.config.node_name);
         if routes != last {
             body.proxy.set_routes(routes.clone());
@@ -65,12 +64,6 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
         }
         body.routed.send_replace(Arc::new(routed));
         report_problems(&body, &world);
-        for write in frontage::writes(&world, body.config.node_ip) {
-            // refused: somebody wrote it in between, and that change comes down and wakes this loop again
-            if let Err(error) = body.uplink.write(vec![write]).await {
-                tracing::debug!(%error, "address not written");
-            }
-        }
     }
 }
 
@@ -112,7 +105,7 @@ pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<I
             let namespace = object.meta().namespace.as_deref().unwrap_or_default();
             let slices = slices.get(&(namespace, object.meta().name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let mut route = service_route(namespace, &object.meta().name, service, slices, api, &mut ready)?;
-            if frontage::is_load_balancer(object) {
+            if is_load_balancer(object) {
                 route.external_ips.push(node);
             }
             Some(route)
@@ -120,6 +113,13 @@ pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<I
         .collect();
     let (ingresses, certificates) = ingresses(world);
     (Routes { services, ingresses, certificates, ..Routes::default() }, ready)
+}
+
+/// Whether a Service wants a load balancer and leaves the choice to the cluster: then each node serves it at its own address.
+/// Which addresses its status shows is the master's to say, which knows all nodes.
+fn is_load_balancer(object: &Object) -> bool {
+    let spec = object.view::<Service>().and_then(|service| service.spec.as_ref());
+    spec.is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none())
 }
 
 /// The host ports of this node's pods that have an address of their own and are not done, the oldest pod first.

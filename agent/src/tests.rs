@@ -1,5 +1,7 @@
 //! The node's body against a master in memory: real guests, real sockets on loopback, real files.
 
+mod offline;
+
 use crate::*;
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 use state::{Change, Event, Expect, Key, Object, Revision, World, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use sync::{Call, CallError, Caller, Down, Limits, Logs, Output, Rejected};
+use sync::{Call, CallError, Caller, ClusterFacts, Down, Limits, Logs, Output, Rejected, Up, Welcome};
 
 /// A master: applies writes in order, tells everything to its one node.
 #[derive(Clone)]
@@ -20,11 +22,21 @@ struct Books {
     world: World,
     news: mpsc::Sender<Down>,
     changed: Arc<Notify>,
+    /// The node's part of 127.0.0.0/8.
+    net: u8,
+    lineage: u32,
+    /// No link: nothing goes down, and no writes are taken.
+    is_cut: bool,
+    missed: Vec<Event>,
+    /// Heartbeats taken.
+    beats: usize,
 }
 
 impl Master {
     fn new(news: mpsc::Sender<Down>) -> Self {
-        Self(Arc::new(Mutex::new(Books { world: World::default(), news, changed: Arc::default() })))
+        let (net, lineage, is_cut, missed, beats) = (0, 1, false, Vec::new(), 0);
+        let (world, changed) = (World::default(), Arc::default());
+        Self(Arc::new(Mutex::new(Books { world, news, changed, net, lineage, is_cut, missed, beats })))
     }
 
     fn books(&self) -> std::sync::MutexGuard<'_, Books> {
@@ -58,12 +70,56 @@ impl Master {
                     Event { revision, change: Change::Deleted, object: old.at(revision), previous: Some(old) }
                 }
             };
-            books.world.fold(&event);
-            let _ = books.news.try_send(Down::Event(event.clone()));
+            books.tell(&event);
+            let network = books.give_network(&event);
             events.push(event);
+            events.extend(network);
         }
         books.changed.notify_waiters();
         Ok(events)
+    }
+
+    /// What a node on the link writes.
+    fn take(&self, writes: Vec<Write>) -> Result<Vec<Event>, Rejected> {
+        if self.books().is_cut {
+            return Err(Rejected::Disconnected);
+        }
+        self.commit(writes)
+    }
+
+    fn cut(&self) {
+        self.books().is_cut = true;
+    }
+
+    /// A session begins, which continues the node's knowledge or replaces it.
+    fn link(&self, resumed: bool) {
+        let mut books = self.books();
+        books.is_cut = false;
+        let net = books.net;
+        let cluster = ClusterFacts {
+            cluster_cidr: format!("127.{net}.0.0/16"),
+            service_cidr: format!("127.{net}.1.0/24"),
+            cluster_dns: None,
+            cluster_domain: "cluster.local".into(),
+            api: "127.0.0.1:6443".parse().unwrap(),
+            loopback: true,
+            node_ca_pem: String::new(),
+            server_ca_pem: String::new(),
+        };
+        let welcome = Welcome { lineage: books.lineage.to_string(), cluster, resumed };
+        let mut messages = vec![Down::Welcome(welcome)];
+        let missed = std::mem::take(&mut books.missed);
+        let revision = books.world.revision();
+        if resumed {
+            messages.extend(missed.into_iter().map(Down::Event));
+            messages.push(Down::Reached(revision));
+        } else {
+            let objects = books.world.iter().cloned().collect();
+            messages.push(Down::Reset { revision, objects });
+        }
+        for message in messages {
+            books.news.try_send(message).unwrap();
+        }
     }
 
     /// Creates or replaces an object from YAML.
@@ -115,6 +171,53 @@ impl Master {
     }
 }
 
+impl Books {
+    fn tell(&mut self, event: &Event) {
+        self.world.fold(event);
+        if self.is_cut {
+            self.missed.push(event.clone());
+        } else {
+            let _ = self.news.try_send(Down::Event(event.clone()));
+        }
+    }
+
+    /// A Node that is new gets its part of the pod network, as the cluster's controller gives it.
+    fn give_network(&mut self, event: &Event) -> Option<Event> {
+        let node: &k8s_openapi::api::core::v1::Node = event.object.view()?;
+        if event.change == Change::Deleted || node.spec.as_ref()?.pod_cidr.is_some() {
+            return None;
+        }
+        let mut value = event.object.value();
+        value["spec"]["podCIDR"] = format!("127.{}.0.0/24", self.net).into();
+        let revision = Revision(self.world.revision().0 + 1);
+        let object = Arc::new(Object::encode(event.key().resource.clone(), revision, value).unwrap());
+        let previous = Some(event.object.clone());
+        let event = Event { revision, change: Change::Modified, object, previous };
+        self.tell(&event);
+        Some(event)
+    }
+}
+
+fn config(data_dir: &Path, keeps_replica: bool, handle: tokio::runtime::Handle) -> AgentConfig {
+    AgentConfig {
+        node_name: "n".into(),
+        node_ip: "127.0.0.1".parse().unwrap(),
+        data_dir: data_dir.into(),
+        keeps_replica,
+        mesh: None,
+        ingress_http_port: None,
+        ingress_https_port: None,
+        control_plane: true,
+        labels: Default::default(),
+        taints: Vec::new(),
+        pods_max: PODS_MAX,
+        wasm: WasmLimits { instances_max: 50, ..WasmLimits::default() },
+        logs: LogLimits::default(),
+        commands: handle.clone(),
+        data: handle,
+    }
+}
+
 /// A node that runs against a master.
 struct Node {
     caller: Caller,
@@ -123,46 +226,49 @@ struct Node {
 }
 
 impl Node {
-    /// Starts an agent; every test has its own part of 127.0.0.0/8.
+    /// Starts an agent with a link; every test has its own part of 127.0.0.0/8.
     fn start(master: &Master, data_dir: &Path, net: u8) -> Self {
+        let node = Self::launch(master, data_dir, net, false);
+        master.link(false);
+        node
+    }
+
+    /// Starts an agent that keeps its copy of the cluster on disk, and has no link yet.
+    fn start_alone(master: &Master, data_dir: &Path, net: u8) -> Self {
+        master.cut();
+        Self::launch(master, data_dir, net, true)
+    }
+
+    fn launch(master: &Master, data_dir: &Path, net: u8, keeps_replica: bool) -> Self {
         let handle = tokio::runtime::Handle::current();
-        let config = AgentConfig {
-            node_name: "n".into(),
-            node_ip: "127.0.0.1".parse().unwrap(),
-            data_dir: data_dir.into(),
-            pod_cidr: format!("127.{net}.0.0/24").parse().unwrap(),
-            service_cidr: format!("127.{net}.1.0/24").parse().unwrap(),
-            cluster_dns: None,
-            cluster_domain: "cluster.local".into(),
-            api_address: "127.0.0.1:6443".parse().unwrap(),
-            ingress_http_port: None,
-            ingress_https_port: None,
-            loopback: true,
-            control_plane: true,
-            labels: Default::default(),
-            taints: Vec::new(),
-            pods_max: PODS_MAX,
-            wasm: WasmLimits { instances_max: 50, ..WasmLimits::default() },
-            logs: LogLimits::default(),
-            commands: handle.clone(),
-            data: handle,
-        };
+        let config = config(data_dir, keeps_replica, handle);
         let (mut master_end, node_end) = sync::local(Limits::default());
         {
             let mut books = master.books();
             books.news = master_end.down.clone();
-            let objects = books.world.iter().cloned().collect();
-            master_end.down.try_send(Down::Reset { revision: books.world.revision(), objects }).unwrap();
+            books.net = net;
+            books.missed.clear();
         }
         let (committer, caller) = (master.clone(), master_end.caller.clone());
         tokio::spawn(async move {
             while let Some(incoming) = master_end.up.recv().await {
-                let answer = committer.commit(incoming.writes.clone());
-                incoming.answer(answer);
+                match incoming {
+                    Up::Writes(batch) => {
+                        let answer = committer.take(batch.writes.clone());
+                        batch.answer(answer);
+                    }
+                    Up::Renew(renewal) => {
+                        let is_cut = committer.books().is_cut;
+                        committer.books().beats += usize::from(!is_cut);
+                        renewal.answer(if is_cut { Err(Rejected::Disconnected) } else { Ok(()) });
+                    }
+                }
             }
         });
         let shutdown = CancellationToken::new();
-        let body = tokio::spawn(run(config, node_end, shutdown.clone()));
+        let saved = if keeps_replica { replica::load(data_dir) } else { None };
+        let (bulk, _) = sync::bulk_pair();
+        let body = tokio::spawn(run(config, node_end, bulk, saved, shutdown.clone()));
         Self { caller, shutdown, body }
     }
 

@@ -343,8 +343,8 @@ fn surroundings<'a>(
     Surroundings {
         namespace: object.meta().namespace.as_deref().unwrap_or_default(),
         name: &object.meta().name,
-        cluster_domain: &body.config.cluster_domain,
-        cluster_dns: body.config.cluster_dns,
+        cluster_domain: &body.cluster.cluster_domain,
+        cluster_dns: body.cluster.cluster_dns,
         address,
         node_hostname: &node.hostname,
         node_hosts: &node.hosts,

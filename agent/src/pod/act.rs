@@ -94,7 +94,11 @@ impl Worker {
         if footing.owned {
             self.owned = Some(footing.address);
         }
+        let is_new = self.state.address != Some(footing.address);
         self.state.address = Some(footing.address);
+        if is_new && footing.owned {
+            self.note_address(Timestamp::now());
+        }
         if let Some(sandbox) = &footing.sandbox {
             self.uses_docker = true;
             for ((uid, _), live) in self.body.guests.lock().iter_mut() {

@@ -114,9 +114,10 @@ impl Worker {
         }
     }
 
-    /// What the cluster was last told of a container.
+    /// What the cluster was last told of a container, or would have been.
     fn status_of(&self, slot: Slot, name: &str) -> Option<ContainerStatus> {
-        let status = self.object.view::<Pod>()?.status.as_ref()?;
+        let told = self.object.view::<Pod>().and_then(|pod| pod.status.as_ref());
+        let status = self.publisher.last().or(told)?;
         let list = match slot {
             Slot::Init(_) => &status.init_container_statuses,
             Slot::Main(_) => &status.container_statuses,

@@ -3,7 +3,7 @@
 use super::adopt::Found;
 use super::blueprint::Blueprint;
 use super::state::Slot;
-use crate::body::Body;
+use crate::body::{Body, Session};
 use crate::container::guest::Guest;
 use crate::container::sandbox::{Footing, Sandbox};
 use crate::container::{Door, StartFailure, Started};
@@ -61,8 +61,8 @@ pub(super) enum Done {
     Drained,
     /// A status was written or refused.
     Written(Result<Vec<Event>, Rejected>),
-    /// The object was removed or not.
-    Removed(Result<(), Rejected>),
+    /// The object was removed or not, in this session.
+    Removed(Session, Result<(), Rejected>),
     /// A hook has run.
     Cleaned,
     /// Address, sandbox and volumes are given back.
@@ -85,15 +85,6 @@ pub(super) struct Live {
     pub _pin: Option<Pin>,
     /// It was ended by us for want of signals, not by the end of its patience.
     pub terminated: bool,
-}
-
-impl Live {
-    /// Out of the routes and asked to end; a command, which no signal can reach, is ended.
-    pub fn stop_gently(&mut self) {
-        self.probes.clear();
-        drop(self.door.take());
-        self.guest.stop();
-    }
 }
 
 /// Waits until the pod gets no new traffic.
@@ -190,7 +181,7 @@ impl Settling {
 }
 
 /// Tells the pod's end and removes the object, or, where a finalizer holds it, says that the node has nothing of it left.
-pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Write>) -> Done {
+pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Write>, session: Session) -> Done {
     let mut object = object;
     if let Some(write) = last
         && let Ok(events) = body.uplink.write(vec![write]).await
@@ -200,7 +191,7 @@ pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Wr
     }
     let uid = object.meta().uid.clone();
     if !object.meta().finalizers.is_empty() && object.meta().deletion_grace_period_seconds == Some(0) {
-        return Done::Removed(Ok(()));
+        return Done::Removed(session, Ok(()));
     }
     let write = if object.meta().finalizers.is_empty() {
         Write { key: object.key().clone(), value: None, expect: ::state::Expect::Uid(uid) }
@@ -209,7 +200,7 @@ pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Wr
         value["metadata"]["deletionGracePeriodSeconds"] = 0.into();
         Write::update(&object, value)
     };
-    Done::Removed(body.uplink.write(vec![write]).await.map(|_| ()))
+    Done::Removed(session, body.uplink.write(vec![write]).await.map(|_| ()))
 }
 
 fn until(by: Timestamp) -> Duration {

@@ -16,8 +16,9 @@ mod tests;
 mod worker;
 
 pub use adopt::docker_id;
-pub use worker::Worker;
+pub use worker::{Past, Worker};
 
+use crate::body::Session;
 use ::state::Object;
 use std::sync::Arc;
 
@@ -30,4 +31,6 @@ pub struct Mail {
     pub gone: bool,
     /// Counts changes of the objects that the pod refers to.
     pub sources: u64,
+    /// The newest session with the master.
+    pub session: Session,
 }

@@ -1,36 +1,95 @@
 //! Tells the cluster how the pod is: one write at a time, only when something differs, always on the newest base.
+//!
+//! While the master cannot be told, nothing queues up: the newest status is kept on disk ([`crate::replica::Keeper`]) and
+//! compared with what the master has when a session begins.
 
 use super::jobs::{self, Done};
 use super::state::{Adoption, Current, Ground, after};
 use super::status::{Facts, merge, status};
 use super::worker::Worker;
+use crate::body::Session;
 use ::state::{Event, Expect, Revision, Write};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use std::net::IpAddr;
 use sync::Rejected;
 
 /// A start that ends within this time is told as one change.
 const PATIENCE: SignedDuration = SignedDuration::from_millis(30);
-/// Until a write that the link refused is tried again.
+/// First delay of a write that the master refused; doubles up to the longest.
 const RETRY_SECONDS: i64 = 1;
+/// Longest delay of a write that the master refused.
+const RETRY_SECONDS_MAX: i64 = 60;
+/// Without a link a write waits for the next session; it is tried after so long all the same.
+const OFFLINE_RETRY_SECONDS: i64 = 30;
 
 /// Where the telling stands.
 #[derive(Default)]
 pub(super) struct Publisher {
-    in_flight: Option<Revision>,
+    in_flight: Option<InFlight>,
     /// Somebody else has changed the pod since; wait for that version.
     stale_at: Option<Revision>,
     not_before: Option<Timestamp>,
+    /// The master could not be reached; the next session ends the wait.
+    is_offline: bool,
+    /// Writes refused in a row.
+    failures: u32,
     patience: Option<Timestamp>,
+    /// As last computed; what the next one is dated by.
+    last: Option<PodStatus>,
+    /// The keeper has a status of this pod.
+    is_noted: bool,
+    /// The address that is on the disk, or will be with this note.
+    kept: Option<(IpAddr, u64)>,
+}
+
+struct InFlight {
+    base: Revision,
+    session: Session,
 }
 
 impl Publisher {
+    /// One that has this to tell from before.
+    pub fn of(untold: Option<PodStatus>) -> Self {
+        Self { is_noted: untold.is_some(), last: untold, ..Self::default() }
+    }
+
+    /// The status as last computed, or as an earlier agent could not tell it.
+    pub fn last(&self) -> Option<&PodStatus> {
+        self.last.as_ref()
+    }
+
     /// When it wants to be asked again.
     pub fn wake(&self) -> Option<Timestamp> {
         if self.in_flight.is_some() {
             return None;
         }
         self.not_before.or(self.patience.filter(|at| *at != Timestamp::MAX))
+    }
+
+    /// Another session has begun; `replaced`: what was known before does not count any more.
+    pub fn greet(&mut self, replaced: bool) {
+        if std::mem::take(&mut self.is_offline) {
+            self.not_before = None;
+        }
+        if replaced {
+            self.stale_at = None;
+        }
+    }
+
+    /// Waits after a write that was not done in `session`; it is `now` another one or still that.
+    fn put_off(&mut self, rejected: &Rejected, session: Session, current: Session, now: Timestamp) {
+        let seconds = match rejected {
+            Rejected::Disconnected if session.number == current.number => {
+                self.is_offline = true;
+                OFFLINE_RETRY_SECONDS
+            }
+            _ => {
+                self.failures = (self.failures + 1).min(7);
+                (RETRY_SECONDS << (self.failures - 1)).min(RETRY_SECONDS_MAX)
+            }
+        };
+        self.not_before = Some(after(now, seconds));
     }
 }
 
@@ -41,13 +100,34 @@ impl Worker {
             // what the status says of running containers is not known to be wrong yet
             return;
         }
-        if self.is_gone() || self.removing || self.publisher.in_flight.is_some() || self.must_wait(now) {
+        if self.is_gone() || self.removing || self.publisher.in_flight.is_some() {
             return;
         }
-        let Some(write) = self.status_write(now) else { return };
-        self.publisher.in_flight = Some(self.object.revision());
-        let uplink = self.body.uplink.clone();
-        self.jobs.spawn(async move { Done::Written(uplink.write(vec![write]).await) });
+        if self.must_wait(now) {
+            if self.publisher.is_offline
+                && let Some((computed, Some(_))) = self.status_now(now)
+            {
+                self.note(computed);
+            }
+            return;
+        }
+        let Some((computed, write)) = self.status_now(now) else { return };
+        let Some(write) = write else {
+            self.publisher.last = Some(computed);
+            if std::mem::take(&mut self.publisher.is_noted) {
+                self.body.keeper.told(&self.uid, self.object.revision());
+            }
+            return;
+        };
+        let kept = self.note(computed);
+        self.publisher.in_flight = Some(InFlight { base: self.object.revision(), session: self.session });
+        let body = self.body.clone();
+        self.jobs.spawn(async move {
+            if let Some(note) = kept {
+                body.keeper.kept(note).await;
+            }
+            Done::Written(body.uplink.write(vec![write]).await)
+        });
     }
 
     fn must_wait(&mut self, now: Timestamp) -> bool {
@@ -73,12 +153,13 @@ impl Worker {
         end == Timestamp::MAX
     }
 
-    /// The write that brings the cluster's view up to date; `None` when it is.
-    pub(super) fn status_write(&self, now: Timestamp) -> Option<Write> {
+    /// The status as it is, and the write that brings the cluster's view up to date; no write when it is.
+    fn status_now(&self, now: Timestamp) -> Option<(PodStatus, Option<Write>)> {
         let pod = self.object.view::<Pod>()?;
         let host_ip = self.body.config.node_ip.to_string();
         let computed = status(&Facts {
             pod,
+            before: self.publisher.last.as_ref(),
             spec: &self.spec,
             full_name: &self.full_name,
             state: &self.state,
@@ -86,18 +167,58 @@ impl Worker {
             host_ip: &host_ip,
             now,
         });
-        let value = merge(&self.object.value(), &computed)?;
-        Some(Write { key: self.object.key().clone(), value: Some(value), expect: Expect::At(self.object.revision()) })
+        let write = merge(&self.object.value(), &computed).map(|value| Write {
+            key: self.object.key().clone(),
+            value: Some(value),
+            expect: Expect::At(self.object.revision()),
+        });
+        Some((computed, write))
+    }
+
+    /// An address has been given to the pod: it is put on the disk while the pod starts.
+    pub(super) fn note_address(&mut self, now: Timestamp) {
+        if let Some((computed, Some(_))) = self.status_now(now) {
+            self.note(computed);
+        }
+    }
+
+    /// Keeps a status that the cluster does not have. Returns what to wait for before others learn of the pod's address.
+    fn note(&mut self, computed: PodStatus) -> Option<u64> {
+        let known = self.object.view::<Pod>().and_then(|pod| pod.status.as_ref());
+        let told = known.and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+        let new_address = self.owned.filter(|address| Some(*address) != told);
+        let on_its_way = self.publisher.kept.map(|(address, _)| address);
+        let unkept = new_address.filter(|address| Some(*address) != on_its_way);
+        let is_end = |phase: Option<&str>| matches!(phase, Some("Succeeded" | "Failed"));
+        let ends = is_end(computed.phase.as_deref()) && !is_end(known.and_then(|status| status.phase.as_deref()));
+        let number = self.body.keeper.note(&self.uid, &computed, unkept.is_some() || ends);
+        if let Some(address) = unkept {
+            self.publisher.kept = Some((address, number));
+        }
+        self.publisher.is_noted = true;
+        self.publisher.last = Some(computed);
+        new_address.and(self.publisher.kept).map(|(_, number)| number)
     }
 
     pub(super) fn take_written(&mut self, result: Result<Vec<Event>, Rejected>) {
-        let base = self.publisher.in_flight.take().unwrap_or_default();
+        let Some(InFlight { base, session }) = self.publisher.in_flight.take() else { return };
         match result {
-            Ok(events) => events.iter().for_each(|event| self.take_object(&event.object)),
+            // an answer from before a reset speaks of revisions that do not compare; the object itself has come down
+            Ok(_) if session.era != self.session.era => {}
+            Ok(events) => {
+                self.publisher.failures = 0;
+                for event in events {
+                    self.body.keeper.told(&self.uid, event.revision);
+                    self.take_object(&event.object);
+                }
+            }
+            Err(Rejected::Conflict(_)) if session.era != self.session.era => {}
             Err(Rejected::Conflict(_)) => self.publisher.stale_at = Some(base),
             Err(rejected) => {
-                tracing::warn!(pod = %self.object.key(), error = %rejected, "status not written");
-                self.publisher.not_before = Some(after(Timestamp::now(), RETRY_SECONDS));
+                if !matches!(rejected, Rejected::Disconnected) {
+                    tracing::warn!(pod = %self.object.key(), error = %rejected, "status not written");
+                }
+                self.publisher.put_off(&rejected, session, self.session, Timestamp::now());
             }
         }
     }
@@ -112,20 +233,20 @@ impl Worker {
         {
             self.publisher.not_before = None;
             self.removing = true;
-            let last = self.status_write(now);
-            let (body, object) = (self.body.clone(), self.object.clone());
-            self.jobs.spawn(jobs::remove(body, object, last));
+            let last = self.status_now(now).and_then(|(_, write)| write);
+            let (body, object, session) = (self.body.clone(), self.object.clone(), self.session);
+            self.jobs.spawn(async move { jobs::remove(body, object, last, session).await });
         }
     }
 
-    pub(super) fn take_removed(&mut self, result: Result<(), Rejected>) {
+    pub(super) fn take_removed(&mut self, session: Session, result: Result<(), Rejected>) {
         match result {
             // where a finalizer holds the object it stays for others to end; this node is done with it
             Ok(()) => self.finished = true,
             Err(rejected) => {
                 tracing::debug!(pod = %self.object.key(), error = %rejected, "pod not removed");
                 self.removing = false;
-                self.publisher.not_before = Some(after(Timestamp::now(), RETRY_SECONDS));
+                self.publisher.put_off(&rejected, session, self.session, Timestamp::now());
             }
         }
     }

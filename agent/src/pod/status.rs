@@ -36,8 +36,10 @@ const OWN_FIELDS: [&str; 14] = [
 
 /// What a status is computed from.
 pub struct Facts<'a> {
-    /// The pod as last known; its status is the previous one.
+    /// The pod as last known.
     pub pod: &'a Pod,
+    /// The status as this agent computed it last, whether the cluster has it or not; `None`: what the cluster has.
+    pub before: Option<&'a PodStatus>,
     /// Its spec.
     pub spec: &'a Blueprint,
     /// Its name, for messages: `name_namespace(uid)`.
@@ -311,8 +313,9 @@ fn conditions(spec: &Blueprint, facts: &Facts<'_>, phase: &str) -> Vec<PodCondit
 /// Gives a condition its times: the transition's is kept while its status stays.
 fn date(draft: Draft, facts: &Facts<'_>) -> PodCondition {
     let status = if draft.holds { "True" } else { "False" };
-    let old = facts.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let old = old.into_iter().find(|old| old.type_ == draft.type_);
+    let old = facts.before.or(facts.pod.status.as_ref());
+    let old =
+        old.and_then(|status| status.conditions.as_ref()).into_iter().flatten().find(|old| old.type_ == draft.type_);
     let since = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
     PodCondition {
         last_probe_time: None,

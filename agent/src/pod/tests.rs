@@ -67,6 +67,7 @@ fn check(spec: &str, wanted: Wanted, change: impl FnOnce(&mut PodState), expecte
     }
     let facts = Facts {
         pod: &pod,
+        before: None,
         spec: &spec,
         full_name: "p_ns(u)",
         state: &state,
@@ -500,6 +501,7 @@ fn the_next_agent_takes_up_what_the_status_tells() {
     let spec = blueprint(&pod);
     let facts = Facts {
         pod: &pod,
+        before: None,
         spec: &spec,
         full_name: "p",
         state: &state,
@@ -530,6 +532,7 @@ fn a_merge_keeps_what_is_not_ours() {
     let spec = blueprint(&pod);
     let facts = Facts {
         pod: &pod,
+        before: None,
         spec: &spec,
         full_name: "p",
         state: &state,

@@ -4,11 +4,11 @@
 
 use super::Mail;
 use super::blueprint::Blueprint;
-use super::jobs::{Done, Live};
+use super::jobs::{Done, Live, Stopping};
 use super::plan::{Desired, Step, Wanted, grace_seconds, is_finished, plan};
 use super::publish::Publisher;
 use super::state::{Adoption, ContainerState, Current, Drain, Ground, PodState, Retry, Settled, Slot, after};
-use crate::body::Body;
+use crate::body::{Body, Session};
 use crate::container::guest::Guest;
 use crate::container::sandbox::Footing;
 use crate::container::{Stage, log_dir};
@@ -16,8 +16,9 @@ use crate::probes::{Doors, Finding, Kind, Report};
 use crate::volumes::Volumes;
 use ::state::Object;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use runtime::logs::LogFile;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,6 +32,19 @@ use tokio_util::sync::CancellationToken;
 const REPORTS_MAX: usize = 16;
 /// What a pod whose object was removed by force gets to end.
 const FORCED_GRACE_SECONDS: i64 = 2;
+/// Longest time that a pod gets when the process ends, whatever its own grace period.
+const SHUTDOWN_GRACE_SECONDS: i64 = 5;
+
+/// What is known of a pod from before its worker.
+#[derive(Default)]
+pub struct Past {
+    /// An earlier agent may have left containers of it in Docker.
+    pub is_in_docker: bool,
+    /// What an earlier agent could not tell the cluster any more.
+    pub untold: Option<PodStatus>,
+    /// The newest session with the master.
+    pub session: Session,
+}
 
 /// The worker of one pod.
 pub struct Worker {
@@ -63,6 +77,8 @@ pub struct Worker {
     /// Times in a row that volumes could not be made.
     pub(super) mount_failures: u32,
     pub(super) finished: bool,
+    /// The newest session with the master.
+    pub(super) session: Session,
     gone_since: Option<Timestamp>,
     going_since: Option<Timestamp>,
     sources: u64,
@@ -78,14 +94,18 @@ enum Event {
 
 impl Worker {
     /// A worker that takes the pod up where its status says an earlier agent left it. Reserves the pod's address, so make
-    /// the workers of all known pods before running any. `is_in_docker`: an earlier agent may have left containers of it.
-    pub fn new(body: Arc<Body>, object: Arc<Object>, is_in_docker: bool, now: Timestamp) -> Self {
+    /// the workers of all known pods before running any.
+    pub fn new(body: Arc<Body>, object: Arc<Object>, past: Past, now: Timestamp) -> Self {
+        let Past { is_in_docker, untold, session } = past;
         let meta = object.meta();
         let namespace = meta.namespace.clone().unwrap_or_default();
         let empty = Pod::default();
-        let pod = object.view::<Pod>().unwrap_or(&empty);
+        let mut pod = Cow::Borrowed(object.view::<Pod>().unwrap_or(&empty));
+        if untold.is_some() {
+            pod.to_mut().status.clone_from(&untold);
+        }
         let spec = Arc::new(Blueprint::new(pod.spec.clone().unwrap_or_default()));
-        let mut state = PodState::recover(pod, &spec, now);
+        let mut state = PodState::recover(&pod, &spec, now);
         if is_in_docker {
             state.adoption = Adoption::Needed;
         }
@@ -118,11 +138,12 @@ impl Worker {
             jobs: JoinSet::new(),
             reports,
             inbox,
-            publisher: Publisher::default(),
+            publisher: Publisher::of(untold),
             wake: None,
             removing: false,
             mount_failures: 0,
             finished: false,
+            session,
             gone_since: None,
             going_since: None,
             sources: 0,
@@ -204,9 +225,12 @@ impl Worker {
 
     /// A newer version of the pod, whoever brought it.
     pub(super) fn take_object(&mut self, object: &Arc<Object>) {
-        if object.revision() <= self.object.revision() || object.meta().uid != self.uid {
-            return;
+        if object.revision() > self.object.revision() && object.meta().uid == self.uid {
+            self.replace_object(object);
         }
+    }
+
+    fn replace_object(&mut self, object: &Arc<Object>) {
         let old = std::mem::replace(&mut self.object, object.clone());
         if self.object.is_deleting() && self.going_since.is_none() {
             self.going_since = Some(Timestamp::now());
@@ -223,7 +247,21 @@ impl Worker {
         }
     }
 
+    /// A session has begun: what could not be told is told. Where the world was replaced, revisions do not compare.
+    fn take_session(&mut self, mail: &Mail) {
+        if mail.session == self.session {
+            return;
+        }
+        let replaced = mail.session.era != self.session.era;
+        self.session = mail.session;
+        if replaced && mail.object.meta().uid == self.uid {
+            self.replace_object(&mail.object);
+        }
+        self.publisher.greet(replaced);
+    }
+
     fn take_mail(&mut self, mail: &Mail) {
+        self.take_session(mail);
         self.take_object(&mail.object);
         if self.object.is_deleting() && self.going_since.is_none() {
             self.going_since = Some(Timestamp::now());
@@ -315,24 +353,34 @@ impl Worker {
             Done::HookFailed(slot, message) => self.take_hook_failure(slot, &message),
             Done::Drained => self.state.drain = Drain::Drained,
             Done::Written(result) => self.take_written(result),
-            Done::Removed(result) => self.take_removed(result),
+            Done::Removed(session, result) => self.take_removed(session, result),
         }
     }
 
-    /// Ends the containers because this process ends. The pod's status is not touched: the next agent finds it.
+    /// Ends the containers because this process ends: within their grace, as far as a process that ends has time. The pod's
+    /// status is not touched: the next agent finds it.
     async fn shut_down(mut self) {
-        const SHUTDOWN: Duration = Duration::from_secs(2);
         for (_, (_, start)) in self.starts.drain() {
             start.abort();
         }
         // Docker's containers outlive the agent: the next one takes them over
         self.live.retain(|_, live| matches!(live.guest, Guest::Wasm(_)));
-        for live in self.live.values_mut() {
-            live.stop_gently();
+        let grace = grace_seconds(&self.spec).min(SHUTDOWN_GRACE_SECONDS);
+        let by = after(Timestamp::now(), grace);
+        let (spec, mut stops, mut guests) = (self.spec.clone(), Vec::new(), Vec::new());
+        for (slot, live) in &mut self.live {
+            live.probes.clear();
+            let hook = spec.container(*slot).and_then(|container| container.lifecycle.as_ref()?.pre_stop.clone());
+            guests.push(live.guest.clone());
+            let (guest, door, target) = (live.guest.clone(), live.door.take(), live.target.clone());
+            stops.push(Stopping { guest, door, hook, target, by }.run());
         }
-        let guests: Vec<_> = self.live.values().map(|live| live.guest.clone()).collect();
-        let ended = futures::future::join_all(guests.iter().map(Guest::exited));
-        if tokio::time::timeout(SHUTDOWN, ended).await.is_err() {
+        let ended = async {
+            futures::future::join_all(stops).await;
+            futures::future::join_all(guests.iter().map(Guest::exited)).await;
+        };
+        let patience = Duration::from_secs(grace.unsigned_abs());
+        if tokio::time::timeout(patience, ended).await.is_err() {
             guests.iter().for_each(Guest::kill);
         }
         self.live.values().filter_map(|live| live.log.as_ref()).for_each(LogFile::close);
@@ -340,6 +388,7 @@ impl Worker {
 
     /// The last thing a worker does.
     async fn leave(mut self) {
+        self.body.keeper.forget(&self.uid);
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
         self.body.guests.lock().retain(|(uid, _), _| *uid != self.uid);
         if self.uses_docker
