@@ -20,7 +20,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use state::record::{self, Note};
-use state::{Change, Event, Key, Object, World, Write, rfc3339};
+use state::{Change, Event, Expect, Key, Object, World, Write, rfc3339};
 
 /// Name as the source of events.
 const NAME: &str = "node-controller";
@@ -55,7 +55,7 @@ impl Controller for NodeLifecycle {
         };
         let silent_at = self.silent_at(cx.world, &object);
         let mut value = object.value();
-        let mut writes = Vec::new();
+        let mut writes: Vec<Write> = greet(cx, &object).into_iter().collect();
         if silent_at <= cx.now && ready(&object) != Some("Unknown") {
             mark_silent(&mut value, cx.now);
             let message = format!("Node {} status is now: NodeNotReady", key.name);
@@ -83,6 +83,16 @@ impl NodeLifecycle {
         let created = node.meta().creation_timestamp.map(|at| after(at, STARTUP_SECONDS));
         renewed.or(created).unwrap_or(Timestamp::MIN).max(after(self.started_at, self.grace_seconds))
     }
+}
+
+/// Tells once that a node is new here.
+fn greet(cx: &mut Cx<'_>, node: &Object) -> Option<Write> {
+    let new = SignedDuration::from_secs(STARTUP_SECONDS);
+    node.meta().creation_timestamp.filter(|created| cx.now.duration_since(*created) < new)?;
+    let name = &node.meta().name;
+    let message = format!("Node {name} event: Registered Node {name} in Controller");
+    let write = record::event(cx.world, &mut cx.stamp, node, &Note::normal(NAME, "RegisteredNode", &message));
+    (write.expect == Expect::Absent).then_some(write)
 }
 
 /// The status of condition Ready.
