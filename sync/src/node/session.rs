@@ -219,7 +219,8 @@ async fn write(session: &Session, sender: &mut Sender, hello: &[u8], up: &mut mp
         let frame = tokio::select! {
             // the node drops its receiving end too, which ends the session
             Some(up) = up.recv(), if may_write => {
-                if !is_open {
+                // asked again: the welcome may have come meanwhile
+                if session.name.borrow().is_none() {
                     turn_away(up);
                     continue;
                 }

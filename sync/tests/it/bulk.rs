@@ -1,6 +1,6 @@
 //! Calls and packets, over QUIC and over TCP.
 
-use crate::harness::{FORWARDED, Master, answer_calls, soon, up, welcome};
+use crate::harness::{FORWARDED, Master, answer_calls, port_without_quic, soon, up, welcome};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::net::UdpSocket;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use sync::master::Session;
 use sync::node::{self, LinkState, Transport};
 use sync::{Attach, Call, CallError, Caller, Exec, Input, Limits, Logs, Output, PortForward, SendError};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -21,30 +20,27 @@ struct Linked {
     node_bulk: sync::Bulk,
     session: Session,
     _master: Master,
+    _hole: Option<UdpSocket>,
     _stop: tokio_util::sync::DropGuard,
 }
 
 async fn linked(over: Transport) -> Linked {
     let limits = Limits { quic_patience: Duration::from_millis(200), ..Limits::default() };
-    let (mut master, config) = match over {
+    let (mut master, config, hole) = match over {
         Transport::Quic => {
             let master = Master::start(limits);
             let config = master.node("a");
-            (master, config)
+            (master, config, None)
         }
-        // nobody answers on UDP at the port that TCP is on
         Transport::Tcp => {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let deaf = UdpSocket::bind(listener.local_addr().unwrap()).unwrap();
+            let (listener, hole) = port_without_quic().await;
             let master = Master::start(limits);
             let config = node::Config {
                 port: listener.local_addr().unwrap().port(),
                 ..master.dialling("a", master.node_ca.node("a"), limits)
             };
             master.serve_tcp(listener);
-            // its port stays taken
-            std::mem::forget(deaf);
-            (master, config)
+            (master, config, Some(hole))
         }
     };
     let stop = CancellationToken::new();
@@ -56,7 +52,8 @@ async fn linked(over: Transport) -> Linked {
     let node_bulk = link.bulk.clone();
     // the end must be read for the link to live: calls are
     let news = answer_calls(link.end);
-    Linked { caller: session.end.caller.clone(), news, node_bulk, session, _master: master, _stop: stop.drop_guard() }
+    let caller = session.end.caller.clone();
+    Linked { caller, news, node_bulk, session, _master: master, _hole: hole, _stop: stop.drop_guard() }
 }
 
 const EACH: [Transport; 2] = [Transport::Quic, Transport::Tcp];

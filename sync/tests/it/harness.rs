@@ -175,6 +175,18 @@ impl Drop for Master {
     }
 }
 
+/// The same port number of TCP and of UDP, where nobody reads: what is sent there vanishes.
+pub async fn port_without_quic() -> (TcpListener, UdpSocket) {
+    for _ in 0..100 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // somebody else may have the other one
+        if let Ok(hole) = UdpSocket::bind(listener.local_addr().unwrap()) {
+            return (listener, hole);
+        }
+    }
+    panic!("no port is free for both TCP and UDP");
+}
+
 pub fn facts() -> ClusterFacts {
     ClusterFacts {
         cluster_cidr: "10.42.0.0/16".into(),

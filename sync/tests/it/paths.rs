@@ -1,6 +1,6 @@
 //! Bad paths: loss, delay and reordering, a NAT that forgets, UDP that is blocked.
 
-use crate::harness::{Books, Master, Replica, soon, up, wait_state, welcome};
+use crate::harness::{Books, Master, Replica, port_without_quic, soon, up, wait_state, welcome};
 use crate::relay::{Relay, Weather};
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -57,10 +57,8 @@ async fn a_node_goes_over_tcp_where_udp_is_blocked_and_comes_back() {
         ..Limits::default()
     };
     let mut master = Master::start(limits);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (listener, hole) = port_without_quic().await;
     let port = listener.local_addr().unwrap().port();
-    // a port on which UDP vanishes
-    let hole = UdpSocket::bind(("127.0.0.1", port)).unwrap();
     master.serve_tcp(listener);
     let books = Books::new();
     books.grow(5);

@@ -1,6 +1,6 @@
 //! Who is refused, and what a stranger may send.
 
-use crate::harness::{Authority, Master, soon, wait_state, welcome};
+use crate::harness::{Authority, Master, port_without_quic, soon, wait_state, welcome};
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,9 +81,8 @@ async fn a_name_that_is_not_the_certificates_opens_nothing() {
 async fn refusals_over_tcp_say_why_too() {
     let limits = Limits { quic_patience: Duration::from_millis(100), ..Limits::default() };
     let master = Master::start(limits);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (listener, _hole) = port_without_quic().await;
     let port = listener.local_addr().unwrap().port();
-    let _deaf = UdpSocket::bind(("127.0.0.1", port)).unwrap();
     master.serve_tcp(listener);
     master.banned.lock().unwrap().push("b".into());
     let config = node::Config { port, ..master.dialling("b", master.node_ca.node("b"), limits) };
