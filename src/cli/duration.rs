@@ -37,6 +37,25 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
+/// A duration as Go prints it: `1h30m0s`, `1.5s`, `250ms`.
+pub fn go(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds == 0 {
+        let ms = duration.as_secs_f64() * 1000.0;
+        return if ms == 0.0 { "0s".into() } else { format!("{ms}ms") };
+    }
+    let fraction = duration.subsec_nanos();
+    let mut rest = (seconds % 60).to_string();
+    if fraction > 0 {
+        rest.push_str(format!(".{fraction:09}").trim_end_matches('0'));
+    }
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
 /// Reads a duration that may be negative (`--timeout=-1s` means a week to kubectl's `wait`).
 pub fn parse_signed(text: &str) -> Result<Option<Duration>, String> {
     match text.strip_prefix('-') {
@@ -146,5 +165,8 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         assert_eq!(parse_signed("-1s"), Ok(None));
+        for text in ["0s", "250ms", "5s", "1.5s", "1m0s", "1h0m3s"] {
+            assert_eq!(go(parse(text).unwrap()), text);
+        }
     }
 }

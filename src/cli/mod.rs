@@ -9,6 +9,7 @@ pub mod failure;
 mod about;
 mod apply;
 mod attach;
+mod certificate;
 mod client;
 mod completion;
 mod config;
@@ -22,6 +23,7 @@ mod debug_profile;
 mod delete;
 mod describe;
 mod discovery;
+mod drain;
 mod dry_run;
 mod duration;
 mod edit;
@@ -52,6 +54,7 @@ mod scale;
 mod session;
 mod set;
 mod stream;
+mod token;
 mod top;
 mod wait;
 mod words;
@@ -176,9 +179,11 @@ pub enum Verb {
     #[command(subcommand)]
     Auth(about::AuthCommand),
     /// Mark node as unschedulable
-    Cordon(nodes::CordonArgs),
+    Cordon(drain::CordonArgs),
     /// Mark node as schedulable
-    Uncordon(nodes::CordonArgs),
+    Uncordon(drain::CordonArgs),
+    /// Drain node in preparation for maintenance
+    Drain(drain::DrainArgs),
     /// Update the taints on one or more nodes
     Taint(nodes::TaintArgs),
     /// Modify kubeconfig files
@@ -188,18 +193,18 @@ pub enum Verb {
     Version(about::VersionArgs),
     /// Display cluster information
     ClusterInfo,
+    /// Modify certificate resources
+    #[command(subcommand)]
+    Certificate(certificate::CertificateCommand),
+    /// Manage tokens for machines to join with
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Manage Wasm images: a registry's and those of the node on this machine
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Autoscale(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Certificate(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Drain(Absent),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Kustomize(Absent),
@@ -270,8 +275,11 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
         Verb::Taint(args) => nodes::taint(session, args).await,
         Verb::Label(args) => label::run(session, args, label::Which::Labels).await,
         Verb::Annotate(args) => label::run(session, args, label::Which::Annotations).await,
-        Verb::Cordon(args) => nodes::cordon(session, args, true).await,
-        Verb::Uncordon(args) => nodes::cordon(session, args, false).await,
+        Verb::Cordon(args) => drain::cordon(session, args, true).await,
+        Verb::Uncordon(args) => drain::cordon(session, args, false).await,
+        Verb::Drain(args) => drain::drain(session, args).await,
+        Verb::Certificate(command) => certificate::run(session, command).await,
+        Verb::Token(command) => token::run(session, command).await,
         Verb::ApiVersions => about::api_versions(session).await,
         Verb::ClusterInfo => about::cluster_info(session).await,
         _ => Ok(()),
@@ -282,8 +290,6 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
 fn refuse_absent(verb: Verb) -> failure::Result<Verb> {
     let (name, absent) = match &verb {
         Verb::Autoscale(absent) => ("autoscale", absent),
-        Verb::Certificate(absent) => ("certificate", absent),
-        Verb::Drain(absent) => ("drain", absent),
         Verb::Kustomize(absent) => ("kustomize", absent),
         Verb::Plugin(absent) => ("plugin", absent),
         _ => return Ok(verb),

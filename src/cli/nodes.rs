@@ -1,26 +1,10 @@
-//! `cordon`, `uncordon` and `taint`.
+//! `taint`.
 
 use serde_json::{Value, json};
 
-use super::dry_run::DryRun;
 use super::failure::{Result, fail};
-use super::files::FileArgs;
 use super::mutate::{self, MutateArgs};
-use super::output::OutputArgs;
 use super::session::Session;
-
-/// Flags of `cordon` and `uncordon`.
-#[derive(Debug, clap::Args)]
-pub struct CordonArgs {
-    /// The nodes
-    pub nodes: Vec<String>,
-    /// Selector (label query) to filter on
-    #[arg(short = 'l', long)]
-    selector: Option<String>,
-    /// "none", "server" or "client"
-    #[arg(long, default_value = "none", num_args = 0..=1, require_equals = true, default_missing_value = "unchanged")]
-    dry_run: DryRun,
-}
 
 /// Flags of `taint`.
 #[derive(Debug, clap::Args)]
@@ -32,49 +16,6 @@ pub struct TaintArgs {
     /// Allow taints to be overwritten
     #[arg(long)]
     overwrite: bool,
-}
-
-fn on_nodes(selector: Option<String>, dry_run: DryRun) -> MutateArgs {
-    MutateArgs {
-        files: FileArgs::default(),
-        output: OutputArgs::default(),
-        all: false,
-        all_namespaces: false,
-        selector,
-        dry_run,
-        local: false,
-        field_manager: None,
-    }
-}
-
-/// Carries out `cordon` (`unschedulable` true) and `uncordon`.
-pub async fn cordon(session: &Session, args: CordonArgs, unschedulable: bool) -> Result<()> {
-    if args.nodes.is_empty() && args.selector.is_none() {
-        let verb = if unschedulable { "cordon" } else { "uncordon" };
-        return super::failure::usage(verb, format!("USAGE: {verb} NODE [flags]"));
-    }
-    let mut words = vec!["nodes".to_string()];
-    words.extend(
-        args.nodes.iter().map(|name| name.trim_start_matches("node/").trim_start_matches("nodes/").to_string()),
-    );
-    let common = on_nodes(args.selector, args.dry_run);
-    let (found, failures) = common.objects(session, "cordon", &words).await?;
-    let done = if unschedulable { "cordoned" } else { "uncordoned" };
-    let change = |object: &mut Value| {
-        let is_so = object["spec"]["unschedulable"] == true;
-        if is_so != unschedulable {
-            match object["spec"].as_object_mut() {
-                Some(spec) if !unschedulable => drop(spec.remove("unschedulable")),
-                _ => object["spec"]["unschedulable"] = true.into(),
-            }
-        }
-        Ok(())
-    };
-    mutate::each(session, &common, found, failures, change, |found, changed| {
-        let name = found.target.full_name();
-        if changed { format!("{name} {done}") } else { format!("{name} already {done}") }
-    })
-    .await
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -96,10 +37,13 @@ pub async fn taint(session: &Session, args: TaintArgs) -> Result<()> {
     if found.iter().any(|found| found.target.resource.kind != "Node") {
         return fail("invalid resource type, only node types are supported");
     }
-    let removes_only = changes.0.is_empty();
+    let done = match (args.overwrite, changes.0.is_empty(), changes.1.is_empty()) {
+        (true, ..) | (_, false, false) => "modified",
+        (_, true, _) => "untainted",
+        _ => "tainted",
+    };
     let change = |object: &mut Value| apply(object, &changes, args.overwrite);
     mutate::each(session, &args.common, found, failures, change, |found, _| {
-        let done = if removes_only { "untainted" } else { "tainted" };
         format!("{} {done}", found.target.full_name())
     })
     .await
