@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 const BURST_MAX: usize = 256;
 /// A node that has what it needs on its disk waits so long for its master.
 const MASTER_PATIENCE: Duration = Duration::from_millis(700);
+/// A session in which nothing has come for so long has nothing more to tell for now.
+const QUIET: Duration = Duration::from_millis(200);
 /// A node that is given no part of the pod network for so long says that it is not ready.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(1);
 /// Until a write that was not done is tried again.
@@ -61,18 +63,19 @@ impl Arrival<'_> {
     ) -> Option<Place> {
         let mut writes: JoinSet<Result<(), Rejected>> = JoinSet::new();
         let mut patience = pin!(tokio::time::sleep(MASTER_PATIENCE));
-        let (mut is_patient, mut is_linked) = (true, true);
+        let (mut is_patient, mut is_linked, mut is_settled) = (true, true, false);
         let mut burst = Vec::new();
         let mut due = Instant::now();
         let mut told_at: Option<Instant> = None;
         loop {
+            let is_current = replica.is_current || is_settled;
             if let Some(place) = self.place(replica)
-                && (replica.is_current || !is_patient)
+                && (is_current || !is_patient)
             {
                 return Some(place);
             }
             let is_late = told_at.is_some_and(|at| at.elapsed() >= NETWORK_PATIENCE);
-            if replica.is_current && writes.is_empty() && due <= Instant::now() {
+            if is_current && writes.is_empty() && due <= Instant::now() {
                 if let Some(write) = self.due(replica, is_late) {
                     let uplink = self.uplink.clone();
                     writes.spawn(async move { uplink.write(vec![write]).await.map(|_| ()) });
@@ -101,7 +104,8 @@ impl Arrival<'_> {
                     }
                 }
                 () = patience.as_mut(), if is_patient => is_patient = false,
-                () = tokio::time::sleep_until(due), if replica.is_current && writes.is_empty() => {}
+                () = tokio::time::sleep_until(due), if is_current && writes.is_empty() => {}
+                () = tokio::time::sleep(QUIET), if replica.sessions > 0 && !is_current => is_settled = true,
             }
         }
     }

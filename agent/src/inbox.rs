@@ -114,6 +114,17 @@ impl Inbox {
         self.body.sessions.send_if_modified(|current| std::mem::replace(current, session) != session);
     }
 
+    /// Whether a session has begun, and it is not known whether more is to come of what the node has missed.
+    pub fn is_settling(&self) -> bool {
+        self.replica.sessions > 0 && !self.replica.is_current
+    }
+
+    /// Nothing has come for long: nothing was missed.
+    pub fn settle(&mut self) {
+        self.replica.is_current = true;
+        self.show(Folded::default());
+    }
+
     fn session(&self) -> Session {
         Session { number: self.replica.sessions, era: self.replica.era }
     }

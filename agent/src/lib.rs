@@ -58,6 +58,8 @@ const CALLS_MAX: usize = 256;
 const SHUTDOWN: Duration = Duration::from_secs(6);
 /// The cluster is told in so long, or not, that the machine is being switched off.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// A session in which nothing has come for so long has told what was missed: what is unknown then may be swept away.
+const QUIET: Duration = Duration::from_secs(10);
 /// Port of the cluster's DNS.
 const DNS_PORT: u16 = 53;
 
@@ -191,6 +193,7 @@ async fn follow(inbox: &mut Inbox, mut news: mpsc::Receiver<Down>, shutdown: &Ca
                 }
             }
             () = inbox.reap() => {}
+            () = tokio::time::sleep(QUIET), if inbox.is_settling() => inbox.settle(),
         }
     }
 }

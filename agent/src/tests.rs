@@ -111,8 +111,11 @@ impl Master {
         let missed = std::mem::take(&mut books.missed);
         let revision = books.world.revision();
         if resumed {
-            messages.extend(missed.into_iter().map(Down::Event));
-            messages.push(Down::Reached(revision));
+            // where the node has missed nothing, nothing more is said
+            if !missed.is_empty() {
+                messages.extend(missed.into_iter().map(Down::Event));
+                messages.push(Down::Reached(revision));
+            }
         } else {
             let objects = books.world.iter().cloned().collect();
             messages.push(Down::Reset { revision, objects });

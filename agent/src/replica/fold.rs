@@ -20,7 +20,8 @@ pub struct Replica {
     pub sessions: u64,
     /// Counts the times the world was replaced whole: revisions of different eras do not compare.
     pub era: u64,
-    /// In this agent's life it has known once all that the master had to tell.
+    /// In this agent's life it has known once all that the master had to tell. A master that has nothing new to tell in a
+    /// session says nothing, so whoever has heard nothing for a while may set this.
     pub is_current: bool,
     progress: Progress,
 }
