@@ -1,0 +1,120 @@
+//! The device and the mesh, joined: what the kernel routes to pods elsewhere goes out, what comes for pods here goes in.
+//!
+//! Deliberately absent: who the others are.
+
+use super::network;
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use netproxy::network::{Cidr, PacketReader, PacketWriter, Tun, TunConfig};
+use rustls::pki_types::CertificateDer;
+use std::net::IpAddr;
+use std::sync::Arc;
+use sync::mesh::{self, DEVICE_MTU, Deliver, HEAD_BYTES, Mesh};
+use sync::{Bulk, Identity};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// What a wire is made of.
+pub struct WireConfig {
+    /// The node's name.
+    pub node: String,
+    /// Name of the device.
+    pub device: String,
+    /// UDP port of the mesh; 0 takes a free one.
+    pub port: u16,
+    /// The network of all pods.
+    pub cluster: Cidr,
+    /// This node's part.
+    pub own: Cidr,
+    /// The node's certificate.
+    pub identity: watch::Receiver<Arc<Identity>>,
+    /// Who signs nodes' certificates.
+    pub node_ca: CertificateDer<'static>,
+    /// The way over the master.
+    pub bulk: Bulk,
+}
+
+/// The way to pods of other nodes, open.
+pub struct Wire {
+    /// To be told of the others.
+    pub mesh: Mesh,
+    /// UDP port of the mesh.
+    pub port: u16,
+    /// The network of all pods.
+    pub cluster: Cidr,
+    /// Told when the device is no more: somebody has removed it.
+    pub gone: CancellationToken,
+    reader: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Wire {
+    /// Makes the device and starts the mesh, on this runtime.
+    ///
+    /// # Errors
+    /// When either cannot be had; nothing is left behind.
+    pub async fn open(config: WireConfig) -> anyhow::Result<Self> {
+        let IpAddr::V4(address) = config.own.address else { bail!("the pod network {} is not IPv4", config.own) };
+        let tun =
+            Tun::open(&TunConfig { name: config.device, address, network: config.cluster, mtu: DEVICE_MTU }).await?;
+        let stop = CancellationToken::new();
+        let mesh_config = mesh::Config {
+            node: config.node,
+            networks: vec![network(config.own)?],
+            port: config.port,
+            identity: config.identity,
+            node_ca: config.node_ca,
+            bulk: config.bulk,
+        };
+        let mesh = Mesh::start(mesh_config, ToKernel(Mutex::new(tun.writer())), stop.clone())?;
+        let port = mesh.port().context("the mesh's socket")?;
+        let gone = CancellationToken::new();
+        let (packets, outward, stopped, tell) =
+            (tun.reader(HEAD_BYTES), mesh.clone(), stop.clone(), gone.clone().drop_guard());
+        let reader = tokio::spawn(async move {
+            pump(packets, outward, stopped).await;
+            drop(tell);
+        });
+        Ok(Self { mesh, port, cluster: config.cluster, gone, reader, stop })
+    }
+
+    /// Ends connections and the device.
+    pub async fn close(self) {
+        self.stop.cancel();
+        self.mesh.closed().await;
+        // it ends with the token, or has ended
+        let _ = self.reader.await;
+    }
+}
+
+/// From the kernel to the mesh, until the device or the node ends.
+async fn pump(mut reader: PacketReader, mesh: Mesh, stop: CancellationToken) {
+    let mut packets = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            received = reader.recv(&mut packets) => if let Err(error) = received {
+                return tracing::error!(%error, "the device of the pod network is gone");
+            },
+        }
+        for packet in packets.drain(..) {
+            mesh.send(packet);
+        }
+    }
+}
+
+/// From the mesh to the kernel.
+struct ToKernel(Mutex<PacketWriter>);
+
+impl Deliver for ToKernel {
+    fn deliver<'a>(&'a self, packets: &'a [Bytes]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.0.lock().await.send(packets).await {
+                tracing::debug!(%error, "the kernel refused a packet");
+            }
+        })
+    }
+}
