@@ -344,3 +344,79 @@ pub fn write(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> AgentConfig {
+        let handle = tokio::runtime::Handle::current();
+        AgentConfig {
+            node_name: "edge-1".into(),
+            node_ip: "10.0.0.7".parse().unwrap(),
+            data_dir: "/".into(),
+            keeps_replica: true,
+            mesh: None,
+            ingress_http_port: None,
+            ingress_https_port: None,
+            control_plane: false,
+            labels: [("site".to_owned(), "harbour".to_owned())].into(),
+            taints: vec![crate::Taint { key: "edge".into(), value: String::new(), effect: "NoSchedule".into() }],
+            pods_max: 7,
+            wasm: crate::WasmLimits::default(),
+            logs: crate::LogLimits::default(),
+            commands: handle.clone(),
+            data: handle,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_says_what_it_is_and_leaves_what_others_decide() {
+        let (config, machine) = (config(), Machine::look(std::path::Path::new("/")));
+        let no_docker = Err("no Docker".to_owned());
+        let report = |readiness, endpoints, pod_cidr| Report {
+            readiness,
+            pressure: Pressure::default(),
+            docker: &no_docker,
+            endpoints,
+            pod_cidr,
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = desired(None, &config, &machine, &report(Readiness::Ready, None, None), at(1));
+        assert_eq!(first["spec"], json!({"taints": [{"key": "edge", "effect": "NoSchedule"}]}));
+        assert_eq!(first["metadata"]["labels"]["site"], "harbour");
+        assert_eq!(first["metadata"]["labels"][DOCKER_LABEL], "false");
+        assert_eq!(first["metadata"]["annotations"][ENDPOINTS_ANNOTATION], Value::Null);
+        let addresses =
+            json!([{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "edge-1"}]);
+        assert_eq!(first["status"]["addresses"], addresses);
+        assert_eq!(first["status"]["capacity"]["pods"], "7");
+
+        // what others have decided stays; what has not changed is not dated anew
+        let mut current = first.clone();
+        current["spec"] = json!({"podCIDR": "10.42.128.0/24", "unschedulable": true});
+        let endpoints: [SocketAddr; 1] = ["10.0.0.7:6444".parse().unwrap()];
+        let report_now = report(Readiness::Ready, Some(&endpoints), "10.42.0.0/24".parse().ok());
+        let second = desired(Some(&current), &config, &machine, &report_now, at(9));
+        assert_eq!(second["spec"], current["spec"]);
+        assert_eq!(second["metadata"]["annotations"][ENDPOINTS_ANNOTATION], "10.0.0.7:6444");
+        assert_eq!(second["status"], first["status"]);
+
+        let ready = |node: &Value| {
+            let conditions = node["status"]["conditions"].as_array().unwrap();
+            let ready = conditions.iter().find(|condition| condition["type"] == "Ready").unwrap();
+            format!("{} {} {}", ready["status"], ready["reason"], ready["message"]).replace('"', "")
+        };
+        let cases = [
+            (Readiness::Ready, "True KubeletReady kubelet is posting ready status"),
+            (Readiness::ShuttingDown, "False KubeletNotReady node is shutting down"),
+        ];
+        for (readiness, expected) in cases {
+            let node = desired(Some(&current), &config, &machine, &report(readiness, None, None), at(10));
+            assert_eq!(ready(&node), expected);
+        }
+        // one that a master has lost comes back with the network it has
+        let again = desired(None, &config, &machine, &report_now, at(11));
+        assert_eq!(again["spec"]["podCIDR"], "10.42.0.0/24");
+    }
+}
