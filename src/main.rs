@@ -26,6 +26,8 @@ struct Door {
 enum Run {
     /// Run the master, with a node agent inside unless told otherwise
     Server(Box<cluster::ServerFlags>),
+    /// Run a node of a cluster elsewhere
+    Agent(Box<cluster::AgentFlags>),
     /// Run a throw-away single-node cluster in the foreground and apply files to it
     Up(cluster::UpFlags),
 }
@@ -43,10 +45,11 @@ fn main() -> ExitCode {
         Err(error) => return cli::usage_error(&error),
     };
     let result = match matches.subcommand_name() {
-        Some("server" | "up") => {
+        Some("server" | "agent" | "up") => {
             log_to_stderr();
             Run::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|run| match run {
                 Run::Server(flags) => cluster::server(*flags),
+                Run::Agent(flags) => cluster::agent(*flags),
                 Run::Up(flags) => cluster::up(flags),
             })
         }

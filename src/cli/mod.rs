@@ -9,6 +9,7 @@ pub mod failure;
 mod about;
 mod apply;
 mod attach;
+mod certificate;
 mod client;
 mod completion;
 mod config;
@@ -53,6 +54,7 @@ mod scale;
 mod session;
 mod set;
 mod stream;
+mod token;
 mod top;
 mod wait;
 mod words;
@@ -191,15 +193,18 @@ pub enum Verb {
     Version(about::VersionArgs),
     /// Display cluster information
     ClusterInfo,
+    /// Modify certificate resources
+    #[command(subcommand)]
+    Certificate(certificate::CertificateCommand),
+    /// Manage tokens for machines to join with
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Manage Wasm images: a registry's and those of the node on this machine
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Autoscale(Absent),
-    /// Not available in this version
-    #[command(hide = true, disable_help_flag = true)]
-    Certificate(Absent),
     /// Not available in this version
     #[command(hide = true, disable_help_flag = true)]
     Kustomize(Absent),
@@ -273,6 +278,8 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
         Verb::Cordon(args) => drain::cordon(session, args, true).await,
         Verb::Uncordon(args) => drain::cordon(session, args, false).await,
         Verb::Drain(args) => drain::drain(session, args).await,
+        Verb::Certificate(command) => certificate::run(session, command).await,
+        Verb::Token(command) => token::run(session, command).await,
         Verb::ApiVersions => about::api_versions(session).await,
         Verb::ClusterInfo => about::cluster_info(session).await,
         _ => Ok(()),
@@ -283,7 +290,6 @@ async fn dispatch(verb: Verb, globals: &Globals) -> failure::Result<()> {
 fn refuse_absent(verb: Verb) -> failure::Result<Verb> {
     let (name, absent) = match &verb {
         Verb::Autoscale(absent) => ("autoscale", absent),
-        Verb::Certificate(absent) => ("certificate", absent),
         Verb::Kustomize(absent) => ("kustomize", absent),
         Verb::Plugin(absent) => ("plugin", absent),
         _ => return Ok(verb),

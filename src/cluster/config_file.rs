@@ -10,7 +10,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The command line with the entries of its `--config` file, if it names one, put in as flags.
 pub fn with_config_file(mut arguments: Vec<OsString>) -> Result<Vec<OsString>> {
-    if arguments.get(1).is_none_or(|verb| verb != "server") {
+    if arguments.get(1).is_none_or(|verb| verb != "server" && verb != "agent") {
         return Ok(arguments);
     }
     let Some(file) = named(&arguments) else { return Ok(arguments) };

@@ -5,7 +5,7 @@
 
 use agent::Cidr;
 use anyhow::{Context, Result, bail, ensure};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// The networks of a cluster.
 pub struct Networks {
@@ -67,10 +67,19 @@ impl Networks {
 
     /// The network of Service addresses, as the master takes it.
     pub fn services_v4(&self) -> Result<(Ipv4Addr, u8)> {
-        match self.services.address {
-            IpAddr::V4(address) => Ok((address, self.services.prefix)),
-            IpAddr::V6(_) => bail!("{}: IPv6 service networks are not available", self.services),
-        }
+        v4(self.services)
+    }
+
+    /// The network of pods, as the master takes it.
+    pub fn pods_v4(&self) -> Result<(Ipv4Addr, u8)> {
+        v4(self.pods)
+    }
+}
+
+fn v4(network: Cidr) -> Result<(Ipv4Addr, u8)> {
+    match network.address {
+        IpAddr::V4(address) => Ok((address, network.prefix)),
+        IpAddr::V6(_) => bail!("{network}: IPv6 networks are not available"),
     }
 }
 
@@ -80,11 +89,15 @@ fn network(first: u8, second: u8) -> Cidr {
 
 /// The address under which other machines know this one: the source of its default route. Nothing is sent.
 pub fn own_address() -> IpAddr {
-    let ask = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        // an address of documentation: connecting a UDP socket only looks up the route
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    ask().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    // an address of documentation
+    address_towards((Ipv4Addr::new(192, 0, 2, 1), 9).into()).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+/// The address that this machine has towards another. Nothing is sent.
+pub fn address_towards(remote: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if remote.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    // connecting a UDP socket only looks up the route
+    socket.connect(remote).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

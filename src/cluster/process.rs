@@ -1,18 +1,24 @@
-//! One process that is a whole cluster: the master and an agent, on threads that cannot starve each other.
+//! One process that is a whole cluster: the master and an agent, on threads that cannot starve each other. And what every
+//! process with a node has.
 //!
 //! Three runtimes: control (API, controllers, agent), data (services, ingress, HTTP guests inline), commands (guests that
 //! run on their own). A guest that spins takes time from its kind only; the kernel shares the cores among the three.
 
+use super::flags::NodeFlags;
 use super::network::Networks;
-use agent::{AgentConfig, Taint};
-use anyhow::{Context, Result, bail};
+use agent::{AgentConfig, MeshConfig, Taint};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use server::{Server, ServerConfig};
+use server::{LocalNode, Server, ServerConfig};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// Labels that a node may not give itself.
+const RESERVED_LABELS: [&str; 2] = ["node-restriction.kubernetes.io/", "node-role.kubernetes.io/"];
 
 /// The threads of the process.
 pub struct Threads {
@@ -49,6 +55,20 @@ pub struct NodeChoices {
     pub wasi_p3: bool,
 }
 
+impl NodeChoices {
+    /// What the flags say.
+    pub fn of(flags: &NodeFlags) -> Self {
+        let privileged = agent::may_bind(80);
+        Self {
+            labels: flags.node_label.clone(),
+            taints: flags.node_taint.clone(),
+            ingress_http_port: flags.ingress_http_port.unwrap_or(if privileged { 80 } else { 8080 }),
+            ingress_https_port: flags.ingress_https_port.unwrap_or(if privileged { 443 } else { 8443 }),
+            wasi_p3: flags.wasi_p3,
+        }
+    }
+}
+
 /// A running cluster.
 pub struct Cluster {
     /// The master.
@@ -72,9 +92,13 @@ impl Cluster {
         let agent = match choices {
             None => None,
             Some(choices) => {
-                let agent = agent_config(&config, &networks, choices, threads, server.address)?;
-                let link = server.attach_local(&config.node_name);
-                Some(tokio::spawn(agent::run(agent, link, stop_agent.clone())))
+                let dir = config.data_dir.join("agent");
+                let mut agent = agent_config(config.node_name.clone(), config.node_ip, dir, &choices, threads)?;
+                agent.control_plane = true;
+                agent.keeps_replica = false;
+                let LocalNode { link, bulk, identity } = server.attach_local(&config.node_name).await?;
+                agent.mesh = Some(MeshConfig::new(identity));
+                Some(tokio::spawn(agent::run(agent, link, bulk, None, stop_agent.clone())))
             }
         };
         Ok(Self { server, agent, stop_agent, _networks: networks })
@@ -110,26 +134,23 @@ impl Cluster {
     }
 }
 
-fn agent_config(
-    config: &ServerConfig,
-    networks: &Networks,
-    choices: NodeChoices,
+/// What an agent is told, of a node that is not the master's own.
+pub fn agent_config(
+    node_name: String,
+    node_ip: IpAddr,
+    data_dir: PathBuf,
+    choices: &NodeChoices,
     threads: &Threads,
-    api: SocketAddr,
 ) -> Result<AgentConfig> {
     Ok(AgentConfig {
-        node_name: config.node_name.clone(),
-        node_ip: config.node_ip,
-        data_dir: config.data_dir.join("agent"),
-        pod_cidr: networks.pods,
-        service_cidr: networks.services,
-        cluster_dns: Some(config.cluster_dns.into()),
-        cluster_domain: config.cluster_domain.clone(),
-        api_address: SocketAddr::new(config.node_ip, api.port()),
+        node_name,
+        node_ip,
+        data_dir,
+        keeps_replica: true,
         ingress_http_port: Some(choices.ingress_http_port),
         ingress_https_port: Some(choices.ingress_https_port),
-        loopback: networks.loopback,
-        control_plane: true,
+        control_plane: false,
+        mesh: None,
         labels: labels(&choices.labels)?,
         taints: choices.taints.iter().map(|text| taint(text)).collect::<Result<_>>()?,
         pods_max: agent::PODS_MAX,
@@ -145,6 +166,8 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>> {
         .iter()
         .map(|text| {
             let (key, value) = text.split_once('=').with_context(|| format!("--node-label {text}: key=value"))?;
+            let is_reserved = RESERVED_LABELS.iter().any(|reserved| key.starts_with(reserved));
+            ensure!(!is_reserved, "--node-label {text}: such labels are not a node's own to set: use coracle label");
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
@@ -160,7 +183,7 @@ fn taint(text: &str) -> Result<Taint> {
 }
 
 /// Thousands of pods are thousands of sockets: takes what the kernel lets this user have.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::debug!(%error, "cannot raise the limit of open files");

@@ -1,6 +1,6 @@
 //! `coracle server`: a master that stays, with a node inside unless told otherwise.
 
-use super::flags::ServerFlags;
+use super::flags::{NodeFlags, ServerFlags};
 use super::network::{Networks, own_address};
 use super::process::{Cluster, NodeChoices, Threads};
 use anyhow::{Context, Result, bail, ensure};
@@ -29,7 +29,7 @@ async fn serve(flags: ServerFlags, threads: &Threads) -> Result<ExitCode> {
     let networks = Networks::choose(flags.cluster_cidr, flags.service_cidr, false, seed(&data_dir))?;
     let config = config(&flags, &networks, data_dir.clone())?;
     let node_name = config.node_name.clone();
-    let choices = (!flags.disable_agent).then(|| choices(&flags));
+    let choices = (!flags.disable_agent).then(|| NodeChoices::of(&flags.node));
     let mut cluster = Cluster::start(config, networks, choices, threads).await?;
     let kubeconfig = match &flags.write_kubeconfig {
         Some(file) => file.clone(),
@@ -57,16 +57,17 @@ async fn serve(flags: ServerFlags, threads: &Threads) -> Result<ExitCode> {
 fn config(flags: &ServerFlags, networks: &Networks, data_dir: PathBuf) -> Result<ServerConfig> {
     let service_cidr = networks.services_v4()?;
     let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
-    let node_name = flags.node_name.clone().map_or_else(host_name, Ok)?;
-    let problems = manifests::names::dns_subdomain(&node_name);
-    ensure!(problems.is_empty(), "--node-name {node_name}: {}", problems.join("; "));
+    let node_name = node_name(&flags.node)?;
     Ok(ServerConfig {
         data_dir,
         bind_address: flags.bind_address,
         https_port: flags.https_listen_port,
         node_name,
-        node_ip: flags.node_ip.unwrap_or_else(|| if networks.loopback { loopback } else { own_address() }),
+        node_ip: flags.node.node_ip.unwrap_or_else(|| if networks.loopback { loopback } else { own_address() }),
         tls_sans: flags.tls_san.clone(),
+        cluster_cidr: networks.pods_v4()?,
+        node_cidr_mask: node_cidr_mask(flags, networks)?,
+        loopback: networks.loopback,
         service_cidr,
         cluster_dns: flags.cluster_dns.unwrap_or_else(|| tenth(service_cidr.0)),
         cluster_domain: flags.cluster_domain.clone(),
@@ -76,24 +77,34 @@ fn config(flags: &ServerFlags, networks: &Networks, data_dir: PathBuf) -> Result
     })
 }
 
-fn choices(flags: &ServerFlags) -> NodeChoices {
-    let privileged = agent::may_bind(80);
-    NodeChoices {
-        labels: flags.node_label.clone(),
-        taints: flags.node_taint.clone(),
-        ingress_http_port: flags.ingress_http_port.unwrap_or(if privileged { 80 } else { 8080 }),
-        ingress_https_port: flags.ingress_https_port.unwrap_or(if privileged { 443 } else { 8443 }),
-        wasi_p3: flags.wasi_p3,
-    }
-}
-
 /// The address of the cluster's DNS, by convention.
 pub fn tenth(network: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from_bits(network.to_bits() + 10)
 }
 
+/// The name that a node has: the one given, or the host's.
+pub fn node_name(flags: &NodeFlags) -> Result<String> {
+    let name = flags.node_name.clone().map_or_else(host_name, Ok)?;
+    let problems = manifests::names::dns_subdomain(&name);
+    ensure!(problems.is_empty(), "--node-name {name}: {}", problems.join("; "));
+    Ok(name)
+}
+
+/// How much of the pods' network a node gets, if that is said: less than the half of it that is for agents, and enough for
+/// some pods.
+fn node_cidr_mask(flags: &ServerFlags, networks: &Networks) -> Result<Option<u8>> {
+    let Some(bits) = flags.node_cidr_mask_size_ipv4 else { return Ok(None) };
+    let shortest = networks.pods.prefix + 1;
+    ensure!(
+        (shortest..=28).contains(&bits),
+        "--node-cidr-mask-size-ipv4 {bits}: a number from {shortest} to 28, since the network of pods is {}",
+        networks.pods
+    );
+    Ok(Some(bits))
+}
+
 /// The host's name, as a node's name has to be.
-pub fn host_name() -> Result<String> {
+fn host_name() -> Result<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     ensure!(!name.is_empty(), "this host has no name: give --node-name");
     Ok(name)
