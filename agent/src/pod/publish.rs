@@ -177,7 +177,9 @@ impl Worker {
 
     /// An address has been given to the pod: it is put on the disk while the pod starts.
     pub(super) fn note_address(&mut self, now: Timestamp) {
-        if let Some((computed, Some(_))) = self.status_now(now) {
+        if self.body.keeper.keeps()
+            && let Some((computed, Some(_))) = self.status_now(now)
+        {
             self.note(computed);
         }
     }

@@ -100,6 +100,11 @@ impl Keeper {
         (Self(Some(inner.clone())), Writer { inner, log, position })
     }
 
+    /// Whether it keeps anything.
+    pub fn keeps(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The replica is another: `touched` may differ from what was shown before.
     pub fn show<'a>(&self, replica: &Replica, touched: impl IntoIterator<Item = &'a Key>) {
         let Some(inner) = &self.0 else { return };
