@@ -265,7 +265,8 @@ impl Drain<'_> {
 
     async fn evict_all(&self, pods: &[Value]) -> Result<()> {
         let end = self.end();
-        let evictions = pods.iter().map(|pod| self.evict(pod, end));
+        // gathered first: a stream that holds the closure is not known to be `Send`
+        let evictions: Vec<_> = pods.iter().map(|pod| self.evict(pod, end)).collect();
         let done: Vec<Result<()>> = futures::stream::iter(evictions).buffer_unordered(EVICTIONS_MAX).collect().await;
         all_of(done.into_iter().filter_map(Result::err).collect())
     }
