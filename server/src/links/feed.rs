@@ -94,6 +94,7 @@ impl Feed<'_> {
     async fn feed(&self, facts: ClusterFacts, from: Option<Position>) -> Result<End, End> {
         let started = self.store.world().revision();
         let resumed = from.and_then(|from| self.resume(&from).map(|watch| (from.revision, watch)));
+        tracing::debug!(node = self.node, resumed = resumed.is_some(), "a node is fed");
         let lineage = self.lineages.current.clone();
         self.send(Down::Welcome(Welcome { lineage, cluster: facts, resumed: resumed.is_some() })).await?;
         let (mut told, mut watch) = match resumed {

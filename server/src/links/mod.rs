@@ -15,6 +15,7 @@ use feed::{Durable, End, Feed};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::Node;
+pub use permit::PodNetworks;
 use permit::Writer;
 use state::{Change, Event, Revision};
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ struct Inner {
     store: Store,
     lineages: Lineages,
     facts: ClusterFacts,
+    networks: PodNetworks,
     identities: Identities,
     durable: Durable,
     relay: Relay,
@@ -72,12 +74,13 @@ impl Links {
         lineages: Lineages,
         durable: Revision,
         facts: ClusterFacts,
+        networks: PodNetworks,
         identities: Identities,
         shutdown: CancellationToken,
     ) -> Self {
         let (relay, durable) = (Relay::new(), Durable::new(durable));
         let sessions = Mutex::default();
-        Self(Arc::new(Inner { store, lineages, facts, identities, durable, relay, sessions, shutdown }))
+        Self(Arc::new(Inner { store, lineages, facts, networks, identities, durable, relay, sessions, shutdown }))
     }
 
     /// Links the agent of this process.
@@ -216,7 +219,7 @@ impl Links {
 
     /// Takes what a node sends, until it hangs up.
     async fn take(self, node: String, mut up: mpsc::Receiver<Up>, is_master: bool) {
-        let writer = Writer { node: &node, is_master };
+        let writer = Writer { networks: self.0.networks, node: &node, is_master };
         let mut commits = FuturesUnordered::new();
         loop {
             tokio::select! {

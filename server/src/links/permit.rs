@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::{self, Node, PersistentVolume, Pod};
 use serde_json::{Map, Value};
 use state::{Expect, Object, World, Write, storage};
+use std::net::Ipv4Addr;
 use sync::Rejected;
 
 /// Labels that a node may not give itself, and annotations likewise.
@@ -13,9 +14,20 @@ const RESERVED_LABELS: [&str; 2] = ["node-restriction.kubernetes.io/", "node-rol
 /// Fields of a Node's spec that are the cluster's to decide once the Node is there.
 const DECIDED: [&str; 4] = ["taints", "unschedulable", "podCIDR", "podCIDRs"];
 
+/// The networks that agents' pods may have.
+#[derive(Clone, Copy, Debug)]
+pub struct PodNetworks {
+    /// First address and prefix length of the cluster's network.
+    pub cluster: (Ipv4Addr, u8),
+    /// Prefix length of each node's part.
+    pub mask: u8,
+}
+
 /// Who writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
+    /// What a node may say that its pods' network is.
+    pub networks: PodNetworks,
     /// Name of the node.
     pub node: &'a str,
     /// It is the node in the master's own process: it may say that it runs the control plane.
@@ -41,7 +53,7 @@ fn one(write: &Write, world: &World, writer: Writer<'_>) -> Result<(), Rejected>
         _ => return Err(Rejected::Conflict(format!("{}: it is another now", write.key))),
     };
     let verdict = if write.key.is::<Node>() {
-        node(write, current, writer)
+        node(write, current, world, writer)
     } else if write.key.is::<Pod>() {
         pod(write, current, writer)
     } else if write.key.is::<v1::Event>() {
@@ -90,7 +102,7 @@ fn well_formed(write: &Write, value: &Value, current: Option<&Object>, world: &W
     Ok(())
 }
 
-fn node(write: &Write, current: Option<&Object>, writer: Writer<'_>) -> Result<(), &'static str> {
+fn node(write: &Write, current: Option<&Object>, world: &World, writer: Writer<'_>) -> Result<(), &'static str> {
     if *write.key.name != *writer.node {
         return Err("it is another node");
     }
@@ -111,13 +123,52 @@ fn node(write: &Write, current: Option<&Object>, writer: Writer<'_>) -> Result<(
             return Err("owners, finalizers and deletion are not its own to decide");
         }
     }
-    let fixed = if current.is_some() { &DECIDED[..] } else { &DECIDED[2..] };
-    for field in fixed {
+    if current.is_none() {
+        return writer.networks.allow(&value["spec"], world, writer.is_master);
+    }
+    for field in &DECIDED {
         if old["spec"][*field] != value["spec"][*field] {
             return Err("taints, unschedulable and podCIDR are not its own to decide");
         }
     }
     Ok(())
+}
+
+impl PodNetworks {
+    /// A Node that was lost comes back with the network that its pods have: one that agents get, and nobody has by now.
+    fn allow(self, spec: &Value, world: &World, is_master: bool) -> Result<(), &'static str> {
+        if spec["podCIDR"].is_null() && spec["podCIDRs"].is_null() {
+            return Ok(());
+        }
+        let claimed = spec["podCIDR"].as_str().and_then(network);
+        let is_said_once = spec["podCIDRs"].as_array().is_some_and(|all| all.len() == 1 && all[0] == spec["podCIDR"]);
+        let Some((address, prefix)) = claimed.filter(|_| is_said_once) else { return Err("its podCIDR is none") };
+        let (cluster, bits) = self.cluster;
+        let upper_half = (cluster.to_bits() | 1 << (31 - u32::from(bits.min(30))), bits.min(30) + 1);
+        // the master's own node has the lower half; a node that joined under another mask keeps what it got
+        if !is_master && (prefix < self.mask.min(24) || !overlap((address, prefix), upper_half)) {
+            return Err("its podCIDR is not one that agents get");
+        }
+        let others = world.all::<Node>(None).filter_map(|node| node.view::<Node>()?.spec.as_ref()?.pod_cidr.as_deref());
+        let is_taken = others.filter_map(network).any(|other| overlap(other, (address, prefix)));
+        if is_taken { Err("its podCIDR is another node's") } else { Ok(()) }
+    }
+}
+
+/// `10.42.1.0/24`
+fn network(text: &str) -> Option<(u32, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix) = (address.parse::<Ipv4Addr>().ok()?.to_bits(), prefix.parse::<u8>().ok()?);
+    (prefix <= 32 && start(address, prefix) == address).then_some((address, prefix))
+}
+
+fn start(address: u32, prefix: u8) -> u32 {
+    address & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+fn overlap(one: (u32, u8), other: (u32, u8)) -> bool {
+    let prefix = one.1.min(other.1);
+    start(one.0, prefix) == start(other.0, prefix)
 }
 
 fn pod(write: &Write, current: Option<&Object>, writer: Writer<'_>) -> Result<(), &'static str> {
@@ -229,6 +280,10 @@ mod tests {
         world
     }
 
+    fn writer(node: &str, is_master: bool) -> Writer<'_> {
+        Writer { networks: PodNetworks { cluster: ([10, 42, 0, 0].into(), 16), mask: 24 }, node, is_master }
+    }
+
     fn key(kind: &str, namespace: &str, name: &str) -> Key {
         Key::new(manifests::by_kind("v1", kind).unwrap().resource(), namespace, name)
     }
@@ -248,7 +303,7 @@ mod tests {
     }
 
     fn verdict(write: Write) -> &'static str {
-        match all(&[write], &world(), Writer { node: "a", is_master: false }) {
+        match all(&[write], &world(), writer("a", false)) {
             Ok(()) => "done",
             Err(Rejected::Failed(why)) if why.starts_with("forbidden: node \"a\" may not write") => "forbidden",
             Err(Rejected::Conflict(_)) => "conflict",
@@ -278,7 +333,7 @@ mod tests {
         let mut value = world.get(&key("Node", "", "a")).unwrap().value();
         role(&mut value);
         let write = Write { key: key("Node", "", "a"), value: Some(value), expect: Expect::At(Revision(7)) };
-        assert!(all(&[write], &world, Writer { node: "a", is_master: true }).is_ok());
+        assert!(all(&[write], &world, writer("a", true)).is_ok());
     }
 
     #[test]
@@ -288,7 +343,7 @@ mod tests {
                 json!({"apiVersion": "v1", "kind": "Node", "spec": {}, "metadata": {"name": name, "uid": "fresh"}});
             edit(&mut value);
             let write = Write::create(key("Node", "", name), value);
-            match all(&[write], &world(), Writer { node: "new", is_master: false }) {
+            match all(&[write], &world(), writer("new", false)) {
                 Ok(()) => "done",
                 Err(Rejected::Failed(why)) if why.starts_with("forbidden") => "forbidden",
                 Err(Rejected::Conflict(_)) => "conflict",
@@ -303,6 +358,18 @@ mod tests {
         );
         assert_eq!(join("new", |node| node["spec"]["podCIDR"] = "10.42.0.0/16".into()), "forbidden");
         assert_eq!(join("other", |_| {}), "forbidden");
+        let back = |cidr: &'static str| {
+            let mut value = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "new", "uid": "fresh"}});
+            value["spec"] = json!({"podCIDR": cidr, "podCIDRs": [cidr]});
+            let mut world = world();
+            let other = json!({"metadata": {"name": "c"}, "spec": {"podCIDR": "10.42.129.0/24"}});
+            world.put(Arc::new(Object::encode(key("Node", "", "c").resource, Revision(8), other).unwrap()));
+            all(&[Write::create(key("Node", "", "new"), value)], &world, writer("new", false)).is_ok()
+        };
+        assert!(back("10.42.130.0/24"), "a node that was lost comes back with its network");
+        for cidr in ["10.42.129.0/24", "10.42.1.0/24", "10.42.128.0/17", "10.43.130.0/24", "10.42.130.1/24", "all"] {
+            assert!(!back(cidr), "{cidr}");
+        }
         assert_eq!(join("a", |_| {}), "conflict");
         assert_eq!(join("new", |node| node["metadata"]["uid"] = "uid-s".into()), "malformed");
         assert_eq!(join("new", |node| node["kind"] = "Pod".into()), "malformed");
