@@ -142,9 +142,12 @@ impl Feed<'_> {
         }
     }
 
-    /// The events after a position, if the log holds the history up to it.
+    /// The events after a position, if the log holds the history up to it. A node whose Node was deleted while it was away
+    /// has joined anew: it begins anew too, and registers itself.
     fn resume(&self, from: &Position) -> Option<Watch> {
-        if !self.lineages.holds(from, self.store.world().revision()) {
+        let world = self.store.world();
+        let is_registered = world.get(&Key::of::<Node>("", self.node)).is_some();
+        if !is_registered || !self.lineages.holds(from, world.revision()) {
             return None;
         }
         self.store.watch(from.revision).ok()

@@ -104,6 +104,7 @@ fn pod(node: &str) -> Value {
 #[tokio::test]
 async fn a_node_resumes_where_it_left_off() {
     let mut bench = Bench::open();
+    bench.put("Node", "", "a", json!({"spec": {}})).await;
     bench.put("Pod", "n", "p", pod("a")).await;
     // a change that nobody here saw is passed on before the node hears how far things are
     let first = async {
@@ -114,7 +115,7 @@ async fn a_node_resumes_where_it_left_off() {
         tokio::join!(bench.session(None), changed).0
     };
     let (told, position) = first.await;
-    assert_eq!(told, ["welcome false", "reset 1", "Added pods n/q"]);
+    assert_eq!(told, ["welcome false", "reset 2", "Added pods n/q"]);
     let position = position.unwrap();
     assert_eq!((position.lineage.as_str(), position.revision), ("first", bench.store.world().revision()));
 
@@ -134,13 +135,17 @@ async fn a_node_resumes_where_it_left_off() {
     assert!(later.unwrap().revision > position.revision);
 
     let stranger = Position { lineage: "other".into(), ..position.clone() };
-    assert_eq!(bench.session(Some(stranger)).await.0, ["welcome false", "reset 1"]);
+    assert_eq!(bench.session(Some(stranger)).await.0, ["welcome false", "reset 2"]);
     // the next start of the master knows the history of the one before
     let end = bench.store.world().revision();
     bench.lineages = Lineages::begin(&bench.dir.path().join("l.json"), end, "second".into()).unwrap();
     let (told, position) = bench.session(Some(position)).await;
     assert_eq!(told[0], "welcome true");
-    assert_eq!(position.unwrap().lineage, "second");
+    let position = position.unwrap();
+    assert_eq!(position.lineage, "second");
+    // a node that was deleted while it was away has joined anew
+    bench.delete("Node", "", "a").await;
+    assert_eq!(bench.session(Some(position)).await.0, ["welcome false", "reset 1"]);
 }
 
 #[tokio::test]
