@@ -40,6 +40,11 @@ pub fn bridge(config: &AgentConfig, pod_cidr: Cidr) -> (String, Cidr) {
     (format!("cor{}", owner(config)), pods)
 }
 
+/// Name of the device to other nodes' pods: several clusters may have a node on one machine.
+pub fn device(config: &AgentConfig) -> String {
+    format!("tun{}", owner(config))
+}
+
 /// What tells this node's containers from those of others on the machine: its data directory and its name.
 fn owner(config: &AgentConfig) -> String {
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());

@@ -103,7 +103,8 @@ fn a_server_killed_in_the_middle_of_everything_leaves_no_doubles() {
     }
     let owned = cluster.server().containers();
     let running = owned.iter().filter(|id| inspect(id)["State"]["Running"] == true).count();
-    assert_eq!(running, 12, "six sandboxes and six containers");
+    let names = || owned.iter().map(|id| inspect(id)["Name"].to_string()).collect::<Vec<_>>().join("\n");
+    assert_eq!(running, 12, "six sandboxes and six containers:\n{}", names());
     cluster.kubectl(&["delete", "pods", "--all"]);
     until("no container is left", || cluster.server().containers().is_empty().then_some(()));
 }

@@ -2,6 +2,7 @@
 
 mod docker;
 mod engine;
+mod fleet;
 mod net;
 mod programs;
 mod registry;
@@ -10,6 +11,7 @@ mod server;
 
 pub use docker::{Busybox, docker, has_docker};
 pub use engine::Engine;
+pub use fleet::{Agent, Fleet};
 pub use net::{Reply, free_port, request};
 pub use programs::{feed, kubectls, terminal};
 pub use registry::Registry;

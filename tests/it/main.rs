@@ -9,6 +9,7 @@ mod cli;
 mod debug_top;
 mod docker;
 mod faults;
+mod fleet;
 mod guests;
 mod images;
 mod mixed;

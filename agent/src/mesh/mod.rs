@@ -40,16 +40,14 @@ const RULES_PATIENCE: Duration = Duration::from_secs(2);
 pub struct MeshConfig {
     /// Its certificate, as it is renewed: shown to other nodes.
     pub identity: watch::Receiver<Arc<Identity>>,
-    /// Name of the network device.
-    pub device: String,
     /// UDP port at which other nodes reach this one.
     pub port: u16,
 }
 
 impl MeshConfig {
-    /// The usual device and port.
+    /// The usual port.
     pub fn new(identity: watch::Receiver<Arc<Identity>>) -> Self {
-        Self { identity, device: "coracle0".into(), port: mesh::PORT }
+        Self { identity, port: mesh::PORT }
     }
 }
 
@@ -98,15 +96,16 @@ impl PodNetwork {
 }
 
 async fn keep(body: Arc<Body>, config: MeshConfig, bulk: Bulk, stop: CancellationToken) {
+    let device = crate::docker::device(&body.config);
     let rules = body.docker.clone().map(|docker| {
         let (bridge, pods) = crate::docker::bridge(&body.config, body.pod_cidr);
-        let forwarding = Forwarding { device: config.device.clone(), bridge, pods };
+        let forwarding = Forwarding { device: device.clone(), bridge, pods };
         tokio::spawn(keep_rules(docker, forwarding, stop.clone()))
     });
     while !stop.is_cancelled() {
-        match open(&body, &config, bulk.clone()).await {
+        match open(&body, &config, device.clone(), bulk.clone()).await {
             Ok(wire) => {
-                tracing::info!(device = config.device, port = wire.port, "the pods of other nodes are reached");
+                tracing::info!(device, port = wire.port, "the pods of other nodes are reached");
                 steer(&body, &wire, &stop).await;
                 wire.close().await;
             }
@@ -146,12 +145,12 @@ async fn steer(body: &Body, wire: &Wire, stop: &CancellationToken) {
     }
 }
 
-async fn open(body: &Body, config: &MeshConfig, bulk: Bulk) -> anyhow::Result<Wire> {
+async fn open(body: &Body, config: &MeshConfig, device: String, bulk: Bulk) -> anyhow::Result<Wire> {
     let cluster = &body.cluster.cluster_cidr;
     let node_ca = CertificateDer::from_pem_slice(body.cluster.node_ca_pem.as_bytes());
     Wire::open(WireConfig {
         node: body.config.node_name.clone(),
-        device: config.device.clone(),
+        device,
         port: config.port,
         cluster: cluster.parse().with_context(|| format!("the cluster's pod network {cluster}"))?,
         own: body.pod_cidr,

@@ -129,10 +129,20 @@ fn ask(to: &str, path: &str) -> io::Result<String> {
 fn send(to: &str, word: &str) -> io::Result<String> {
     let socket = UdpSocket::bind(("0.0.0.0", 0))?;
     socket.connect(to)?;
-    socket.send(word.as_bytes())?;
+    socket.set_nonblocking(true)?;
     let mut answer = [0; 2048];
-    let length = socket.recv(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    // datagrams get lost
+    for turn in 0..200 {
+        if turn % 50 == 0 {
+            socket.send(word.as_bytes())?;
+        }
+        match socket.recv(&mut answer) {
+            Ok(length) => return Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => rest(10),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Sends each datagram back to where it came from, after the word of whom it heard.

@@ -19,6 +19,8 @@ pub struct Server {
     dir: TempDir,
     ports: Ports,
     networks: Networks,
+    /// What it is told to be known as; else it finds out.
+    address: Option<Ipv4Addr>,
     process: Mutex<Option<Child>>,
     engine: Engine,
 }
@@ -39,11 +41,15 @@ struct Ports {
     https: u16,
 }
 
-struct Networks {
+pub struct Networks {
     pods: String,
     services: String,
-    /// The half of the pods' network that Docker has.
+    /// The part of the pods' network that the server's own node has without Docker.
+    user_space: String,
+    /// The part that Docker has.
     bridge: String,
+    /// A /24 network for machines.
+    pub site: Ipv4Addr,
 }
 
 impl Server {
@@ -64,6 +70,14 @@ impl Server {
         Self::start_with(|| Engine::At(host.to_owned()))
     }
 
+    /// One with this machine's Docker, in these networks and known under that address.
+    pub fn start_at_address(networks: Networks, address: Ipv4Addr) -> Self {
+        let mut server = Self::prepare(networks, Engine::Shared { _busybox: Busybox::make() });
+        server.address = Some(address);
+        server.run();
+        server
+    }
+
     fn start_with(engine: impl Fn() -> Engine) -> Self {
         for _ in 1..TRIES_MAX {
             let server = Self::prepare(Networks::unused(), engine());
@@ -82,6 +96,7 @@ impl Server {
             dir: tempfile::Builder::new().prefix("coracle-it-").tempdir().unwrap(),
             ports: Ports { api: free_port(), http: free_port(), https: free_port() },
             networks,
+            address: None,
             process: Mutex::new(None),
             engine,
         }
@@ -98,6 +113,9 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
         if let Engine::At(host) = &self.engine {
             command.env("DOCKER_HOST", host);
+        }
+        if let Some(address) = self.address {
+            command.env("CORACLE_NODE_IP", address.to_string());
         }
         let process = command
             .arg("server")
@@ -153,6 +171,11 @@ impl Server {
     /// Where the cluster keeps everything.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The port of the API.
+    pub fn api_port(&self) -> u16 {
+        self.ports.api
     }
 
     /// Where plain-text ingress traffic goes.
@@ -229,8 +252,7 @@ impl Drop for Server {
         }
         if self.is_privileged() {
             unmount_all(self.dir.path());
-            // of the pods' network it claims the half that is not Docker's
-            for network in [&self.networks.pods.replace("/20", "/21"), &self.networks.services] {
+            for network in [&self.networks.user_space, &self.networks.services] {
                 ip(&["route", "del", "local", network, "dev", "lo", "table", "local"]);
             }
             self.networks.remove_bridge();
@@ -242,11 +264,17 @@ impl Networks {
     fn loopback() -> Self {
         static TAKEN: AtomicU32 = AtomicU32::new(0);
         let pair = 192 + 2 * (TAKEN.fetch_add(1, Ordering::Relaxed) % 31);
-        Self { pods: format!("127.{pair}.0.0/16"), services: format!("127.{}.0.0/16", pair + 1), bridge: String::new() }
+        Self {
+            pods: format!("127.{pair}.0.0/16"),
+            services: format!("127.{}.0.0/16", pair + 1),
+            user_space: String::new(),
+            bridge: String::new(),
+            site: Ipv4Addr::LOCALHOST,
+        }
     }
 
-    /// Two networks of 10.64.0.0 and up that no route of this machine touches and no other test of this process has.
-    fn unused() -> Self {
+    /// Networks of 10.64.0.0 and up that no route of this machine touches and no other test of this process has.
+    pub fn unused() -> Self {
         static TAKEN: AtomicU32 = AtomicU32::new(0);
         // 10.64.0.0 to 10.255.255.255 in pieces of /19
         const PIECES: u32 = 192 * 8;
@@ -260,8 +288,11 @@ impl Networks {
             if !routes.split_whitespace().any(|word| overlaps(word, first, 19)) {
                 return Self {
                     pods: format!("{first}/20"),
-                    services: format!("10.{second}.{}.0/20", third + 16),
-                    bridge: format!("10.{second}.{}.0/21", third + 8),
+                    // the server's node has the lower half of it, and Docker the upper half of that
+                    user_space: format!("{first}/22"),
+                    bridge: format!("10.{second}.{}.0/22", third + 4),
+                    services: format!("10.{second}.{}.0/21", third + 16),
+                    site: Ipv4Addr::new(10, second as u8, third as u8 + 24, 0),
                 };
             }
         }
@@ -271,10 +302,10 @@ impl Networks {
 impl Networks {
     /// An engine that was killed leaves its bridge behind.
     fn remove_bridge(&self) {
-        let gateway = self.bridge.replace(".0/21", ".1/21");
+        let gateway = self.bridge.replace(".0/22", ".1/22");
         let addresses = ip(&["-4", "-oneline", "address", "show"]);
         for line in addresses.lines() {
-            // 7: br-0123    inet 10.64.8.1/21 brd ...
+            // 7: br-0123    inet 10.64.4.1/22 brd ...
             let words: Vec<&str> = line.split_whitespace().collect();
             if let [_, link, "inet", address, ..] = words[..]
                 && address == gateway
@@ -293,7 +324,7 @@ fn overlaps(word: &str, network: Ipv4Addr, prefix: u32) -> bool {
     common > 0 && (address.to_bits() ^ network.to_bits()) >> (32 - common) == 0
 }
 
-fn ip(arguments: &[&str]) -> String {
+pub fn ip(arguments: &[&str]) -> String {
     // what a failure says is that there is no such route
     let output = Command::new("ip").args(arguments).output().expect("ip is installed by cargo xtask test");
     String::from_utf8_lossy(&output.stdout).into_owned()
