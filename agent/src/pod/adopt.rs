@@ -103,6 +103,7 @@ impl Worker {
                 started_at: Some(exit.started_at),
                 finished_at: Some(exit.finished_at),
             },
+            // what runs has a handle, and what never ran was not kept
             (FoundState::Created | FoundState::Running, _) => Ended {
                 id,
                 code: 128,
@@ -138,6 +139,11 @@ async fn find(docker: &Docker, uid: &str) -> Result<Found, DockerError> {
     for container in pod.containers {
         if containers.contains_key(&container.name) {
             // of one name the newest comes first
+            continue;
+        }
+        if container.state == FoundState::Created {
+            // its start was broken off, or is still under way: then it would run beside the one that follows it
+            docker.remove(&container.id).await?;
             continue;
         }
         let is_running = container.state == FoundState::Running;
