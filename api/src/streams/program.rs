@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::collections::{HashMap, VecDeque};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Duration, interval, timeout};
+use tokio::time::{Duration, interval, sleep, timeout};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 const STDIN: u8 = 0;
@@ -23,6 +23,9 @@ const RESIZE: u8 = 4;
 
 /// How long a client may take to open the streams it asked for; Kubernetes' time.
 const STREAMS_TIME_MAX: Duration = Duration::from_secs(30);
+/// Kubernetes' own client begins to read a WebSocket before it has made its streams, and throws away what comes for one that it
+/// has not made yet. Nothing says when it has, so the first word waits this long; 2 ms were too short once in a hundred times.
+const FIRST_WORD_AFTER: Duration = Duration::from_millis(50);
 /// Input of a WebSocket's client that waits for its program; a piece counts for so many bytes at least.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
 const INPUT_COST_MIN: usize = 64;
@@ -119,6 +122,7 @@ async fn send_outputs(
     program: &mut Program,
     activity: &Activity,
 ) -> Option<Outcome> {
+    sleep(FIRST_WORD_AFTER).await;
     // tells clients that the streams are there
     let first = match program.streams {
         Streams { stdout: true, .. } => STDOUT,
