@@ -273,11 +273,12 @@ impl Keeper {
         known.act(act);
     }
 
-    /// Looks at the counts of all connections.
+    /// Looks at the counts of all connections, and at whose wait is over.
     fn look(&mut self) {
         let now = Instant::now();
         self.looked_at = now;
         for known in self.known.values_mut() {
+            known.peer.waited(now);
             let samples: Vec<_> = known.links.iter().map(|(id, link)| (*id, sample(&link.connection))).collect();
             for (id, sample) in samples {
                 let act = known.peer.sample(now, id, sample);

@@ -124,11 +124,18 @@ impl Peer {
         is_free && self.link.is_none() && !self.endpoints.is_empty()
     }
 
-    /// When it may be dialled again after a failure.
+    /// When it may be dialled again after a failure; None once [`Peer::waited`] knows that it may.
     pub fn dialable_at(&self) -> Option<Instant> {
         match self.dial {
             Dial::Wait { until } if self.link.is_none() && !self.endpoints.is_empty() => Some(until),
             _ => None,
+        }
+    }
+
+    /// To be told when [`Peer::dialable_at`] has come: there is nothing to wait for any more.
+    pub fn waited(&mut self, now: Instant) {
+        if matches!(self.dial, Dial::Wait { until } if until <= now) {
+            self.dial = Dial::Idle;
         }
     }
 
@@ -265,8 +272,11 @@ mod tests {
             assert_eq!((peer.wanted(now), peer.path()), (None, Path::Relay), "under way");
             peer.dial_failed(now);
             assert_eq!(peer.dialable_at(), Some(now + Duration::from_secs(wait)));
+            peer.waited(now + Duration::from_secs(wait) - seconds(0.001));
             assert_eq!(peer.wanted(now + Duration::from_secs(wait) - seconds(0.001)), None);
             now += Duration::from_secs(wait);
+            peer.waited(now);
+            assert_eq!((peer.dialable_at(), peer.is_curious(now)), (None, true), "nothing left to wake for");
         }
         peer.dial_failed(now);
         peer.set_endpoints(vec!["192.0.2.7:6444".parse().unwrap()]);
