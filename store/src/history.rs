@@ -1,8 +1,9 @@
 //! The last events, shared by all watchers: each watcher holds only its place.
 
 use crate::{Limits, Shared, WatchError};
-use state::{Event, Revision};
-use std::collections::VecDeque;
+use state::{Change, Event, Key, Object, Revision};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::watch;
 
@@ -16,8 +17,10 @@ pub(crate) struct History {
 }
 
 struct Ring {
-    /// Ordered by revision.
-    events: VecDeque<Arc<Event>>,
+    events: BTreeMap<Revision, Arc<Event>>,
+    /// Where the last change of each volatile object is, if it is one that the next makes superfluous. Heartbeats of a
+    /// large cluster would push everything else out.
+    fleeting: HashMap<Key, Revision>,
     bytes: usize,
     /// Every event after this revision is here.
     floor: Revision,
@@ -31,7 +34,7 @@ struct Head {
 
 impl History {
     pub(crate) fn new(events: Vec<Arc<Event>>, floor: Revision, revision: Revision, limits: Limits) -> Self {
-        let ring = Ring { events: VecDeque::new(), bytes: 0, floor };
+        let ring = Ring { events: BTreeMap::new(), fleeting: HashMap::new(), bytes: 0, floor };
         let history =
             Self { ring: RwLock::new(ring), head: watch::Sender::new(Head { revision, closed: false }), limits };
         history.extend(events, revision);
@@ -43,13 +46,19 @@ impl History {
         {
             let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
             for event in events {
+                if (self.limits.volatile)(&event.key().resource) {
+                    ring.supersede(&event);
+                }
                 ring.bytes += event.object.json().len();
-                ring.events.push_back(event);
+                ring.events.insert(event.revision, event);
             }
             while ring.events.len() > self.limits.history_events_max || ring.bytes > self.limits.history_bytes_max {
-                let Some(oldest) = ring.events.pop_front() else { break };
+                let Some((_, oldest)) = ring.events.pop_first() else { break };
                 ring.bytes -= oldest.object.json().len();
                 ring.floor = oldest.revision;
+                if ring.fleeting.get(oldest.key()) == Some(&oldest.revision) {
+                    ring.fleeting.remove(oldest.key());
+                }
             }
         }
         self.head.send_modify(|head| head.revision = revision);
@@ -75,9 +84,36 @@ impl History {
         if seen < ring.floor {
             return Err(WatchError::Expired { oldest: ring.floor });
         }
-        let first = ring.events.partition_point(|event| event.revision <= seen);
-        Ok(ring.events.range(first..).take(BATCH_EVENTS_MAX).cloned().collect())
+        let after = ring.events.range((Bound::Excluded(seen), Bound::Unbounded));
+        Ok(after.take(BATCH_EVENTS_MAX).map(|(_, event)| event.clone()).collect())
     }
+
+    /// Whether a watcher that has seen so much is neither behind nor too slow.
+    fn ends_at(&self, seen: Revision) -> bool {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        seen >= ring.floor && ring.events.last_key_value().is_none_or(|(last, _)| *last <= seen)
+    }
+}
+
+impl Ring {
+    /// Takes away the change that a volatile object had before this one.
+    fn supersede(&mut self, event: &Event) {
+        let before = if is_fleeting(event) {
+            self.fleeting.insert(event.key().clone(), event.revision)
+        } else {
+            self.fleeting.remove(event.key())
+        };
+        if let Some(old) = before.and_then(|revision| self.events.remove(&revision)) {
+            self.bytes -= old.object.json().len();
+        }
+    }
+}
+
+/// Whether nobody misses a change of a volatile object when there is a later one. Who watches some labels only would miss one
+/// that moved the object in or out.
+fn is_fleeting(event: &Event) -> bool {
+    let is_labelled_as = |previous: &Arc<Object>| previous.meta().labels == event.object.meta().labels;
+    event.change == Change::Modified && event.previous.as_ref().is_some_and(is_labelled_as)
 }
 
 /// A place in the history, moving forward.
@@ -118,6 +154,6 @@ impl Watch {
 
     /// Whether nothing is waiting to be returned.
     pub fn is_idle(&self) -> bool {
-        self.taken.is_empty() && self.shared.history.after(self.seen).is_ok_and(|events| events.is_empty())
+        self.taken.is_empty() && self.shared.history.ends_at(self.seen)
     }
 }

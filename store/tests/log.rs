@@ -121,6 +121,62 @@ fn volatile_objects_are_gone_after_a_restart_and_their_revisions_are_not_used_ag
 }
 
 #[test]
+fn heartbeats_do_not_push_other_changes_out_of_the_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = Limits { history_events_max: 8, ..limits() };
+    run(async {
+        let running = Running::open(dir.path(), short);
+        let store = &running.store;
+        let commit = async |write: Write| store.commit(vec![write]).await.unwrap()[0].clone();
+        let labelled = |beat: usize, label: &str| {
+            let mut value = value("node", &beat.to_string());
+            value["metadata"]["labels"] = json!({"zone": label});
+            value
+        };
+        let lease = async |value: Value| {
+            let old = store.world().get(&key("leases", "node")).unwrap().clone();
+            commit(Write::update(&old, value)).await
+        };
+        let begin = store.world().revision();
+        commit(create("configmaps", "a", "")).await;
+        commit(Write::create(key("leases", "node"), labelled(0, "x"))).await;
+        for beat in 1..50 {
+            lease(labelled(beat, "x")).await;
+        }
+        lease(labelled(50, "y")).await;
+        for beat in 51..100 {
+            lease(labelled(beat, "y")).await;
+        }
+        commit(create("configmaps", "b", "")).await;
+        let old = store.world().get(&key("leases", "node")).unwrap().clone();
+        commit(Write::delete(&old)).await;
+        commit(Write::create(key("leases", "node"), labelled(100, "z"))).await;
+        let last = lease(labelled(101, "z")).await.revision;
+
+        let mut watch = store.watch(begin).unwrap();
+        let mut told = Vec::new();
+        while !watch.is_idle() {
+            let event = watch.next().await.unwrap();
+            let label = event.object.meta().labels.get("zone").cloned().unwrap_or_default();
+            told.push(format!("{:?} {} {label}", event.change, event.key().name));
+            assert!(event.revision <= last);
+        }
+        // every change but those of which nothing is left: a beat between two others
+        let whole = [
+            "Added a ",
+            "Added node x",
+            "Modified node y",
+            "Added b ",
+            "Deleted node y",
+            "Added node z",
+            "Modified node z",
+        ];
+        assert_eq!(told, whole);
+        running.close().await;
+    });
+}
+
+#[test]
 fn a_file_is_used_by_one_store_and_strangers_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     run(async {

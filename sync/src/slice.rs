@@ -4,9 +4,11 @@
 //! last pod that reads an object has left a node, the object leaves it too, as if it were deleted. Of other nodes a node
 //! gets what it takes to reach their pods and to prefer near ones ([`Reach`]), and hears of them only when that changed.
 
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, EnvFromSource, EnvVar, Namespace, Node, NodeAddress, PersistentVolume, PersistentVolumeClaim,
-    Pod, Secret, Service, ServiceAccount, Volume,
+    ConfigMap, Endpoints, EnvFromSource, EnvVar, Event as ClusterEvent, Namespace, Node, NodeAddress, PersistentVolume,
+    PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -45,7 +47,8 @@ pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
 }
 
 /// What an event means to a node. `world` contains the event and may contain later ones. What an object newly refers to
-/// comes before it; what nobody on the node refers to any more is deleted after it.
+/// comes before it; what nobody on the node refers to any more is deleted after it. Only the nodes of the event's [`audience`] are
+/// asked about: what is told of further objects here must be known there.
 pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     let key = event.key();
     if key.is::<Pod>() {
@@ -68,6 +71,64 @@ pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
         }
         true => vec![event.clone()],
     }
+}
+
+/// The nodes that an event may mean something to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// All of them.
+    Everybody,
+    /// These at most.
+    Nodes(BTreeSet<String>),
+}
+
+impl Audience {
+    /// Whether a node is among them.
+    pub fn has(&self, node: &str) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Nodes(nodes) => nodes.contains(node),
+        }
+    }
+}
+
+/// To whom [`events`] may have something to say: found once for all nodes, so that a pod's change costs the other nodes nothing.
+/// It may name too many nodes and never too few; what is not known to be of interest to few is for everybody.
+pub fn audience(event: &Event, world: &World) -> Audience {
+    let key = event.key();
+    if key.is::<Pod>() {
+        let nodes = [Some(&event.object), event.previous.as_ref()].into_iter().flatten().filter_map(|pod| node_of(pod));
+        return Audience::Nodes(nodes.map(str::to_owned).collect());
+    }
+    if key.is::<Node>() && event.change == Change::Modified {
+        let before = event.previous.as_deref().and_then(Reach::of);
+        if before.is_some() && before == Reach::of(&event.object) {
+            return Audience::Nodes(BTreeSet::from([key.name.to_string()]));
+        }
+    }
+    if is_source(key) && !(key.is::<Secret>() && is_certificate(key, world)) {
+        return Audience::Nodes(readers(key, world));
+    }
+    if is_minds_own(key) { Audience::Nodes(BTreeSet::new()) } else { Audience::Everybody }
+}
+
+/// The nodes with a pod that refers to an object of its namespace.
+fn readers(key: &Key, world: &World) -> BTreeSet<String> {
+    let mut nodes = BTreeSet::new();
+    for pod in world.all::<Pod>(Some(&key.namespace)) {
+        if let Some(node) = node_of(pod)
+            && !nodes.contains(node)
+            && references(pod).contains(key)
+        {
+            nodes.insert(node.to_owned());
+        }
+    }
+    nodes
+}
+
+/// The busiest of the kinds that no node is told of.
+fn is_minds_own(key: &Key) -> bool {
+    key.is::<ClusterEvent>() || key.is::<Lease>() || key.is::<ReplicaSet>() || key.is::<Deployment>()
 }
 
 fn pod_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
@@ -230,9 +291,12 @@ fn is_source(key: &Key) -> bool {
 fn is_referred_to(key: &Key, world: &World, node: &str) -> bool {
     let by_pod =
         world.pods_on(node).filter(|pod| pod.key().namespace == key.namespace).any(|pod| references(pod).contains(key));
-    by_pod
-        || key.is::<Secret>()
-            && world.all::<Ingress>(Some(&key.namespace)).any(|ingress| certificates(ingress).contains(key))
+    by_pod || key.is::<Secret>() && is_certificate(key, world)
+}
+
+/// Whether an Ingress names it.
+fn is_certificate(secret: &Key, world: &World) -> bool {
+    world.all::<Ingress>(Some(&secret.namespace)).any(|ingress| certificates(ingress).contains(secret))
 }
 
 fn node_of(object: &Object) -> Option<&str> {
@@ -382,6 +446,11 @@ mod tests {
         }
 
         fn see(&mut self, event: &Event) -> Vec<String> {
+            let audience = audience(event, &self.world);
+            for node in ["a", "b", "bystander"] {
+                let is_told = !events(event, &self.world, node).is_empty();
+                assert!(!is_told || audience.has(node), "{node} is to be told of {event:?}, and is not asked about");
+            }
             let events = events(event, &self.world, "a");
             events.iter().for_each(|event| self.replica.fold(event));
             events.iter().map(|event| format!("{:?} {}", event.change, event.key())).collect()
@@ -438,6 +507,36 @@ mod tests {
         assert_eq!(last, ["Deleted pods n/q", "Deleted configmaps n/kube-root-ca.crt", "Deleted secrets n/s"]);
         assert!(cluster.fold("Secret", "n", "s", None).is_empty());
         cluster.agree();
+    }
+
+    #[test]
+    fn few_nodes_are_asked_about_what_concerns_few() {
+        let mut cluster = Cluster::new();
+        let mut asked = |kind: &str, namespace: &str, name: &str, body: Option<Value>| {
+            let event = cluster.change(kind, namespace, name, body);
+            cluster.see(&event);
+            match audience(&event, &cluster.world) {
+                Audience::Everybody => "everybody".to_owned(),
+                Audience::Nodes(nodes) => nodes.into_iter().collect::<Vec<_>>().join(" "),
+            }
+        };
+        let (empty, node) =
+            (|| Some(json!({})), |memory: &str| Some(json!({"status": {"capacity": {"memory": memory}}})));
+        assert_eq!(asked("Secret", "n", "s", empty()), "");
+        assert_eq!(asked("Pod", "n", "p", pod("a", "s")), "a");
+        assert_eq!(asked("Pod", "n", "q", pod("b", "s")), "b");
+        assert_eq!(asked("Pod", "n", "r", pod("c", "other")), "c");
+        assert_eq!(asked("Pod", "n", "waiting", Some(json!({"spec": {"containers": []}}))), "");
+        assert_eq!(asked("Secret", "n", "s", Some(json!({"data": {}}))), "a b");
+        assert_eq!(asked("ConfigMap", "n", ROOT_CA, empty()), "a b c");
+        assert_eq!(asked("ConfigMap", "other", ROOT_CA, empty()), "");
+        assert_eq!(asked("Node", "", "a", node("1Gi")), "everybody");
+        assert_eq!(asked("Node", "", "a", node("2Gi")), "a");
+        assert_eq!(asked("Service", "n", "s", empty()), "everybody");
+        assert_eq!(asked("Event", "n", "e", empty()), "");
+        asked("Ingress", "n", "i", Some(json!({"spec": {"tls": [{"secretName": "s"}]}})));
+        assert_eq!(asked("Secret", "n", "s", None), "everybody");
+        assert_eq!(asked("Pod", "n", "q", None), "b");
     }
 
     #[test]

@@ -4,50 +4,24 @@
 //! Positions that a node is told are of durable changes only, so that a master which was killed can still tell how much of
 //! its history a node knows.
 
+use super::router::{Queue, Router};
 use crate::lineages::Lineages;
 use k8s_openapi::api::core::v1::Node;
 use state::{Change, Event, Key, Revision, World};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::{Store, Watch, WatchError};
 use sync::{ClusterFacts, Down, Position, Welcome, slice};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Events of the log looked at together, so that of several states of an object the last is sent.
+/// Events looked at together, so that of several states of an object the last is sent.
 const BURST_EVENTS_MAX: usize = 256;
 /// A node that was sent changes is told that they were all after this.
 const SETTLED: Duration = Duration::from_secs(1);
 /// A node that was sent nothing is told how far the cluster has come this often, if it has.
 const REACHED_INTERVAL: Duration = Duration::from_secs(30);
-
-/// The last durable change that anybody here has seen. Never ahead of the log.
-#[derive(Clone, Default)]
-pub struct Durable(Arc<AtomicU64>);
-
-impl Durable {
-    /// As of the start.
-    pub fn new(revision: Revision) -> Self {
-        Self(Arc::new(AtomicU64::new(revision.0)))
-    }
-
-    /// Takes note of an event of the store's.
-    pub fn see(&self, event: &Event) {
-        if !is_volatile(event.key()) {
-            self.0.fetch_max(event.revision.0, Ordering::AcqRel);
-        }
-    }
-
-    fn get(&self) -> Revision {
-        Revision(self.0.load(Ordering::Acquire))
-    }
-}
-
-fn is_volatile(key: &Key) -> bool {
-    manifests::by_resource(&key.resource).is_some_and(|kind| kind.volatile)
-}
 
 /// What feeding needs.
 pub struct Feed<'a> {
@@ -55,8 +29,8 @@ pub struct Feed<'a> {
     pub store: &'a Store,
     /// Which histories a node may continue.
     pub lineages: &'a Lineages,
-    /// How far the durable history goes.
-    pub durable: &'a Durable,
+    /// Who brings the changes, and knows how far the durable history goes.
+    pub router: &'a Router,
     /// Who is fed.
     pub node: &'a str,
     /// Where the messages go.
@@ -74,13 +48,13 @@ pub enum End {
     Deleted,
 }
 
-/// The other side has hung up.
-struct HungUp;
-
-impl From<HungUp> for End {
-    fn from(_: HungUp) -> Self {
-        Self::Gone
-    }
+/// How far a node has come.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Whatever concerned it up to here was sent.
+    passed: Revision,
+    /// It was told that nothing else has happened up to here; always the revision of a durable change.
+    told: Revision,
 }
 
 impl Feed<'_> {
@@ -93,53 +67,64 @@ impl Feed<'_> {
 
     async fn feed(&self, facts: ClusterFacts, from: Option<Position>) -> Result<End, End> {
         let started = self.store.world().revision();
+        // before anything is looked at, so that nothing falls in between
+        let mut queue = self.router.enter(self.node);
         let resumed = from.and_then(|from| self.resume(&from).map(|watch| (from.revision, watch)));
         tracing::debug!(node = self.node, resumed = resumed.is_some(), "a node is fed");
         let lineage = self.lineages.current.clone();
         self.send(Down::Welcome(Welcome { lineage, cluster: facts, resumed: resumed.is_some() })).await?;
-        let (mut told, mut watch) = match resumed {
-            Some(resumed) => resumed,
+        let mut place = match resumed {
+            Some((known, watch)) => {
+                self.catch_up(Place { passed: known, told: known }, watch, queue.after, started).await?
+            }
             None => self.reset().await?,
         };
-        // the last durable change that was passed on, or was none of the node's
-        let mut passed = told;
         // when the node is told how far it is, if there is something to tell
         let mut reached_at = Instant::now() + SETTLED;
         loop {
-            let seen = self.durable.get();
-            let burst = tokio::select! {
-                burst = burst(&mut watch) => burst,
-                () = sleep_until(reached_at), if seen > told && watch.is_idle() => {
-                    // whatever is durable up to here has been taken from the watch before
-                    self.send(Down::Reached(seen)).await?;
-                    told = seen;
-                    reached_at = Instant::now() + REACHED_INTERVAL;
-                    continue;
-                }
-            };
-            match burst {
-                Ok(burst) => {
-                    for event in &burst {
-                        self.durable.see(event);
-                        if !is_volatile(event.key()) {
-                            passed = event.revision;
+            tokio::select! {
+                biased;
+                first = queue.events.recv() => match first {
+                    Some(first) => {
+                        let burst = burst(first, &mut queue, place.passed);
+                        if self.pass(&burst, &mut place, started).await? {
+                            reached_at = Instant::now() + SETTLED;
                         }
                     }
-                    if self.leaves && burst.iter().any(|event| self.is_my_end(event, started)) {
-                        return Ok(End::Deleted);
+                    None => {
+                        queue = self.router.enter(self.node);
+                        place = match self.store.watch(place.passed) {
+                            Ok(watch) => self.catch_up(place, watch, queue.after, started).await?,
+                            Err(_) => self.reset().await?,
+                        };
                     }
-                    if self.pass(burst).await? {
-                        reached_at = Instant::now() + SETTLED;
-                    } else if passed > told && Instant::now() >= reached_at {
-                        self.send(Down::Reached(passed)).await?;
-                        told = passed;
-                        reached_at = Instant::now() + REACHED_INTERVAL;
+                },
+                () = sleep_until(reached_at) => {
+                    let durable = self.router.durable();
+                    if !queue.events.is_empty() || queue.events.is_closed() {
+                        continue;
                     }
+                    if durable > place.told {
+                        self.send(Down::Reached(durable)).await?;
+                        place.told = durable;
+                    }
+                    reached_at = Instant::now() + REACHED_INTERVAL;
                 }
-                Err(WatchError::Expired { .. }) => (told, watch) = self.reset().await?,
-                Err(WatchError::Closed) => return Ok(End::Gone),
             }
         }
+    }
+
+    /// Passes on what the log has, until the queue goes on from there. What the log has no more is sent as the slice whole.
+    async fn catch_up(&self, from: Place, mut watch: Watch, until: Revision, started: Revision) -> Result<Place, End> {
+        let mut place = from;
+        while place.passed < until && !watch.is_idle() {
+            match logged(&mut watch).await {
+                Ok(burst) => drop(self.pass(&burst, &mut place, started).await?),
+                Err(WatchError::Expired { .. }) => return self.reset().await,
+                Err(WatchError::Closed) => return Err(End::Gone),
+            }
+        }
+        Ok(place)
     }
 
     /// The events after a position, if the log holds the history up to it. A node whose Node was deleted while it was away
@@ -154,25 +139,28 @@ impl Feed<'_> {
     }
 
     /// Sends the slice whole.
-    async fn reset(&self) -> Result<(Revision, Watch), HungUp> {
-        loop {
-            // asked first: what is durable by then is in the world
-            let revision = self.durable.get();
-            let world = self.store.world();
-            let Ok(watch) = self.store.watch(world.revision()) else { continue };
-            let objects = slice::objects(&world, self.node);
-            self.send(Down::Reset { revision, objects }).await?;
-            return Ok((revision, watch));
-        }
+    async fn reset(&self) -> Result<Place, End> {
+        // asked first: what is durable by then is in the world
+        let told = self.router.durable();
+        let world = self.store.world();
+        let objects = slice::objects(&world, self.node);
+        self.send(Down::Reset { revision: told, objects }).await?;
+        Ok(Place { passed: world.revision(), told })
     }
 
     /// Sends what a burst means to the node; says whether that was anything.
-    async fn pass(&self, burst: Vec<Arc<Event>>) -> Result<bool, HungUp> {
+    async fn pass(&self, burst: &[Arc<Event>], place: &mut Place, started: Revision) -> Result<bool, End> {
+        if self.leaves && burst.iter().any(|event| self.is_my_end(event, started)) {
+            return Err(End::Deleted);
+        }
         let world = self.store.world();
-        let events = slice_of(&burst, &world, self.node);
+        let events = slice_of(burst, &world, self.node);
         let is_something = !events.is_empty();
         for event in events {
             self.send(Down::Event(event)).await?;
+        }
+        if let Some(last) = burst.last() {
+            place.passed = place.passed.max(last.revision);
         }
         Ok(is_something)
     }
@@ -181,13 +169,25 @@ impl Feed<'_> {
         event.change == Change::Deleted && event.revision > started && *event.key() == Key::of::<Node>("", self.node)
     }
 
-    async fn send(&self, message: Down) -> Result<(), HungUp> {
-        self.down.send(message).await.map_err(|_| HungUp)
+    async fn send(&self, message: Down) -> Result<(), End> {
+        self.down.send(message).await.map_err(|_| End::Gone)
     }
 }
 
-/// The next event, and those that are there with it. Cancel-safe: only the first is waited for.
-async fn burst(watch: &mut Watch) -> Result<Vec<Arc<Event>>, WatchError> {
+/// An event that has come and those that wait behind it, without what the node knows already.
+fn burst(first: Arc<Event>, queue: &mut Queue, passed: Revision) -> Vec<Arc<Event>> {
+    let mut events = vec![first];
+    while events.len() < BURST_EVENTS_MAX
+        && let Ok(event) = queue.events.try_recv()
+    {
+        events.push(event);
+    }
+    events.retain(|event| event.revision > passed);
+    events
+}
+
+/// The next event of the log, and those that are there with it.
+async fn logged(watch: &mut Watch) -> Result<Vec<Arc<Event>>, WatchError> {
     let mut events = vec![watch.next().await?];
     while events.len() < BURST_EVENTS_MAX && !watch.is_idle() {
         match futures::FutureExt::now_or_never(watch.next()) {

@@ -6,17 +6,19 @@
 mod feed;
 mod lease;
 mod permit;
+mod router;
 #[cfg(test)]
 mod tests;
 
 use crate::identities::Identities;
 use crate::lineages::Lineages;
-use feed::{Durable, End, Feed};
+use feed::{End, Feed};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::Node;
 pub use permit::PodNetworks;
 use permit::Writer;
+use router::Router;
 use state::{Change, Event, Revision};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +42,7 @@ struct Inner {
     facts: ClusterFacts,
     networks: PodNetworks,
     identities: Identities,
-    durable: Durable,
+    router: Router,
     relay: Relay,
     sessions: Mutex<Sessions>,
     shutdown: CancellationToken,
@@ -78,9 +80,9 @@ impl Links {
         identities: Identities,
         shutdown: CancellationToken,
     ) -> Self {
-        let (relay, durable) = (Relay::new(), Durable::new(durable));
+        let (relay, router) = (Relay::new(), Router::new(durable));
         let sessions = Mutex::default();
-        Self(Arc::new(Inner { store, lineages, facts, networks, identities, durable, relay, sessions, shutdown }))
+        Self(Arc::new(Inner { store, lineages, facts, networks, identities, router, relay, sessions, shutdown }))
     }
 
     /// Links the agent of this process.
@@ -109,11 +111,19 @@ impl Links {
         self.sessions().by_node.get(node).map(|linked| linked.caller.clone())
     }
 
-    /// Keeps the relay's map of pod networks, and ends sessions of nodes whose name has become another's, until shutdown.
+    /// Hands changes to the nodes' feeds, keeps the relay's map of pod networks, and ends sessions of nodes whose name has become
+    /// another's, until shutdown.
     pub async fn keep(self) {
         loop {
             let world = self.0.store.world();
-            let Ok(mut watch) = self.0.store.watch(world.revision()) else { continue };
+            let mut watch = match self.0.store.watch(self.0.router.handed()) {
+                Ok(watch) => watch,
+                Err(_) => {
+                    let Ok(watch) = self.0.store.watch(world.revision()) else { continue };
+                    self.0.router.skip(world.revision());
+                    watch
+                }
+            };
             self.0.relay.set_nodes(&world);
             self.end_strangers();
             drop(world);
@@ -131,8 +141,10 @@ impl Links {
         }
     }
 
-    fn see(&self, event: &Event) {
-        self.0.durable.see(event);
+    fn see(&self, event: &Arc<Event>) {
+        if manifests::by_resource(&event.key().resource).is_none_or(|kind| !kind.volatile) {
+            self.0.router.hand_out(event, &self.0.store.world());
+        }
         self.0.relay.node_changed(event);
         self.0.identities.see(event);
         let node_deleted = event.change == Change::Deleted && event.key().is::<Node>();
@@ -184,7 +196,7 @@ impl Links {
         let feed = Feed {
             store: &self.0.store,
             lineages: &self.0.lineages,
-            durable: &self.0.durable,
+            router: &self.0.router,
             node: &node,
             down: &down,
             leaves: !is_master,

@@ -1,4 +1,5 @@
-use super::feed::{Durable, End, Feed};
+use super::feed::{End, Feed};
+use super::router::Router;
 use super::*;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Bench {
     store: Store,
     lineages: Lineages,
-    durable: Durable,
+    router: Router,
     dir: TempDir,
 }
 
@@ -22,7 +23,15 @@ impl Bench {
         let (store, writer) = Store::open(&dir.path().join("db"), store::Limits::default()).unwrap();
         std::thread::spawn(move || writer.run());
         let lineages = Lineages::begin(&dir.path().join("l.json"), Revision(0), "first".into()).unwrap();
-        Self { store, lineages, durable: Durable::default(), dir }
+        let router = Router::new(Revision(0));
+        let (log, hands) = (store.clone(), router.clone());
+        tokio::spawn(async move {
+            let mut watch = log.watch(Revision(0)).unwrap();
+            while let Ok(event) = watch.next().await {
+                hands.hand_out(&event, &log.world());
+            }
+        });
+        Self { store, lineages, router, dir }
     }
 
     async fn put(&self, kind: &str, namespace: &str, name: &str, mut value: Value) {
@@ -80,7 +89,7 @@ impl Bench {
     }
 
     fn feed<'a>(&'a self, down: &'a mpsc::Sender<Down>) -> Feed<'a> {
-        Feed { store: &self.store, lineages: &self.lineages, durable: &self.durable, node: "a", down, leaves: true }
+        Feed { store: &self.store, lineages: &self.lineages, router: &self.router, node: "a", down, leaves: true }
     }
 }
 
@@ -146,6 +155,40 @@ async fn a_node_resumes_where_it_left_off() {
     // a node that was deleted while it was away has joined anew
     bench.delete("Node", "", "a").await;
     assert_eq!(bench.session(Some(position)).await.0, ["welcome false", "reset 1"]);
+}
+
+#[tokio::test]
+async fn a_node_that_was_slow_misses_nothing() {
+    const PODS: usize = 1_200;
+    let bench = Bench::open();
+    bench.put("Node", "", "a", json!({"spec": {}})).await;
+    let (down, mut messages) = mpsc::channel(1);
+    let feed = bench.feed(&down);
+    let listening = async {
+        let mut told = std::collections::BTreeSet::new();
+        assert!(matches!(messages.recv().await, Some(Down::Welcome(_))));
+        assert!(matches!(messages.recv().await, Some(Down::Reset { .. })));
+        // more than waits for one node, while it reads nothing
+        let create = |number: usize| {
+            let name = format!("p{number}");
+            let mut value = pod("a");
+            value["metadata"] = json!({"name": name, "namespace": "n", "uid": name});
+            Write::create(Key::of::<k8s_openapi::api::core::v1::Pod>("n", &name), value)
+        };
+        bench.store.commit((0..PODS).map(create).collect()).await.unwrap();
+        bench.put("Pod", "n", "last", pod("a")).await;
+        while !told.contains("last") {
+            if let Some(Down::Event(event)) = messages.recv().await {
+                assert!(told.insert(event.key().name.to_string()), "{} is told twice", event.key());
+            }
+        }
+        assert_eq!(told.len(), PODS + 1);
+    };
+    tokio::select! {
+        end = feed.run(facts(), None) => panic!("{end:?}"),
+        () = listening => {}
+        () = tokio::time::sleep(PATIENCE) => panic!("too late"),
+    }
 }
 
 #[tokio::test]
