@@ -27,6 +27,8 @@ pub struct AgentConfig {
     pub ingress_http_port: Option<u16>,
     /// TCP port of TLS ingress traffic; `None`: the node serves none.
     pub ingress_https_port: Option<u16>,
+    /// The file that names the resolvers of names outside the cluster.
+    pub resolv_conf: PathBuf,
     /// The node runs the control plane: `node-role.kubernetes.io/control-plane` is set.
     pub control_plane: bool,
     /// Labels of the user's choice for the Node.
@@ -44,6 +46,9 @@ pub struct AgentConfig {
     /// Runtime whose threads move bytes: services, ingress, HTTP guests.
     pub data: Handle,
 }
+
+/// What [`AgentConfig::resolv_conf`] is when the user does not say.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A taint given at start: `key=value:effect`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ mod routes;
 mod tests;
 mod volumes;
 
-pub use config::{AgentConfig, LogLimits, PODS_MAX, Taint, WasmLimits};
+pub use config::{AgentConfig, LogLimits, PODS_MAX, RESOLV_CONF, Taint, WasmLimits};
 pub use mesh::MeshConfig;
 pub use netproxy::network::{Cidr, may_bind, may_configure};
 pub use runtime::images;
@@ -231,6 +231,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
     proxy.node_addresses = vec![config.node_ip];
     proxy.ingress_http_port = config.ingress_http_port;
     proxy.ingress_https_port = config.ingress_https_port;
+    proxy.resolv_conf.clone_from(&config.resolv_conf);
     proxy.dns = cluster.cluster_dns.map(|address| (address, DNS_PORT).into());
     Ok(Body {
         replica: ArcSwap::default(),

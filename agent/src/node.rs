@@ -359,6 +359,7 @@ mod tests {
             mesh: None,
             ingress_http_port: None,
             ingress_https_port: None,
+            resolv_conf: crate::RESOLV_CONF.into(),
             control_plane: false,
             labels: [("site".to_owned(), "harbour".to_owned())].into(),
             taints: vec![crate::Taint { key: "edge".into(), value: String::new(), effect: "NoSchedule".into() }],

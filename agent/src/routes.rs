@@ -4,7 +4,7 @@
 //! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
 
 use crate::body::Body;
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec, Secret, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Namespace, Pod, PodSpec, Secret, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -40,6 +40,7 @@ pub fn concerns(world: &World, key: &Key) -> bool {
         return world.get(key).is_none_or(|object| object.view::<Pod>().is_some_and(has_host_ports));
     }
     key.is::<Service>()
+        || key.is::<Namespace>()
         || key.is::<EndpointSlice>()
         || key.is::<Ingress>()
         || key.is::<IngressClass>()
@@ -112,7 +113,8 @@ pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<I
         })
         .collect();
     let (ingresses, certificates) = ingresses(world);
-    (Routes { services, ingresses, certificates, ..Routes::default() }, ready)
+    let namespaces = world.all::<Namespace>(None).map(|object| object.meta().name.clone()).collect();
+    (Routes { namespaces, services, ingresses, certificates, ..Routes::default() }, ready)
 }
 
 /// Whether a Service wants a load balancer and leaves the choice to the cluster: then each node serves it at its own address.

@@ -210,6 +210,7 @@ fn config(data_dir: &Path, keeps_replica: bool, handle: tokio::runtime::Handle) 
         mesh: None,
         ingress_http_port: None,
         ingress_https_port: None,
+        resolv_conf: crate::RESOLV_CONF.into(),
         control_plane: true,
         labels: Default::default(),
         taints: Vec::new(),

@@ -75,6 +75,8 @@ pub struct Limits {
     pub dns_queries_max: usize,
     /// An upstream resolver must answer by then.
     pub dns_timeout: Duration,
+    /// What is remembered of other name servers' answers.
+    pub dns_cache_bytes_max: usize,
     /// Open TCP connections of the DNS server.
     pub dns_connections_max: usize,
     /// After a guard's drop or a shutdown, open connections end at the latest by then.
@@ -99,6 +101,7 @@ impl Default for Limits {
             upstream_idle_timeout: Duration::from_secs(60),
             dns_queries_max: 256,
             dns_timeout: Duration::from_secs(3),
+            dns_cache_bytes_max: 2 * 1024 * 1024,
             dns_connections_max: 64,
             drain_timeout: Duration::from_secs(30),
         }

@@ -45,7 +45,7 @@ impl Proxy {
         let shared = Shared::new(&config);
         let addresses = &config.node_addresses;
         let ingress = Ingress::start(&shared, addresses, config.ingress_http_port, config.ingress_https_port);
-        let dns = config.dns.and_then(|addr| dns::server::start(&shared, addr, config.resolv_conf));
+        let dns = config.dns.and_then(|addr| dns::server::start(&shared, addr));
         let node_addresses = config.node_addresses;
         Self(Arc::new(Inner { shared, node_addresses, ingress, dns, listeners: Mutex::default() }))
     }

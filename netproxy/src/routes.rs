@@ -8,6 +8,8 @@ use std::time::Duration;
 /// equal rules wins (put the oldest first, as Kubernetes' controllers do).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
+    /// The namespaces there are, by which some names exist.
+    pub namespaces: Vec<String>,
     /// One per Service.
     pub services: Vec<ServiceRoute>,
     /// One per Ingress of our class.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Limits, ProxyConfig};
 use crate::connections::Connections;
+use crate::dns::forward::Forwarder;
 use crate::pods::Endpoints;
 use crate::problems::Problems;
 use crate::table::Table;
@@ -22,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) endpoints: Endpoints,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) problems: Problems,
+    /// Other names than the cluster's.
+    pub(crate) forwarder: Forwarder,
     /// One permit per open client connection of the whole proxy.
     pub(crate) permits: Arc<Semaphore>,
     /// Connections to Services: they outlive the listener that accepted them.
@@ -46,6 +49,7 @@ impl Shared {
             endpoints: Endpoints::default(),
             upstreams: Upstreams::new(&config.limits, config.data.clone()),
             problems: Problems::default(),
+            forwarder: Forwarder::new(config),
             service_connections: Connections::new(connections_max, permits.clone()),
             tunnels: Connections::new(connections_max, permits.clone()),
             permits,

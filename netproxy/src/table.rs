@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance::Port;
+use crate::dns::names::host_label;
 use crate::ingress::Matcher;
 use crate::routes::{BackendPort, HostPort, Protocol, Routes, ServiceRoute};
 
@@ -39,6 +40,7 @@ impl Service {
 pub(crate) struct Table {
     /// namespace -> name -> Service
     services: HashMap<String, HashMap<String, Arc<Service>>>,
+    namespaces: HashSet<String>,
     /// Service addresses of TCP ports.
     vips: HashMap<SocketAddr, Arc<Port>>,
     /// All addresses of Services.
@@ -53,7 +55,7 @@ pub(crate) struct Table {
 impl Table {
     /// Compiles `routes`, taking over what stayed the same in `old`. `port` finds or makes the port of a Service.
     pub(crate) fn build(routes: Routes, old: &Table, mut port: impl FnMut(&ServiceRoute, usize) -> Arc<Port>) -> Self {
-        let mut table = Self::default();
+        let mut table = Self { namespaces: routes.namespaces.into_iter().collect(), ..Self::default() };
         for route in routes.services {
             let service = match old.service(&route.namespace, &route.name) {
                 Some(same) if same.route == route => same.clone(),
@@ -88,9 +90,11 @@ impl Table {
             self.reverse.insert(*address, format!("{}.{}.svc", route.name, route.namespace));
         }
         for record in &route.headless {
-            if let Some(hostname) = &record.hostname {
-                let name = format!("{hostname}.{}.{}.svc", route.name, route.namespace);
-                self.reverse.insert(record.address, name);
+            let name = format!("{}.{}.{}.svc", host_label(record), route.name, route.namespace);
+            // A pod may be behind several Services; the one that knows it by name says who it is.
+            match record.hostname {
+                Some(_) => drop(self.reverse.insert(record.address, name)),
+                None => drop(self.reverse.entry(record.address).or_insert(name)),
             }
         }
         self.services.entry(route.namespace.clone()).or_default().insert(route.name.clone(), service);
@@ -100,9 +104,9 @@ impl Table {
         self.services.get(namespace)?.get(name)
     }
 
-    /// Whether any Service is in `namespace`.
+    /// Whether there is such a namespace.
     pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
-        self.services.contains_key(namespace)
+        self.namespaces.contains(namespace) || self.services.contains_key(namespace)
     }
 
     pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Arc<Port>> {

@@ -26,6 +26,9 @@ pub struct NodeFlags {
     /// Port of TLS ingress traffic [default: 443, or 8443 without the privilege]
     #[arg(long, env = "CORACLE_INGRESS_HTTPS_PORT", value_name = "PORT")]
     pub ingress_https_port: Option<u16>,
+    /// File that names the resolvers of names outside the cluster
+    #[arg(long, env = "CORACLE_RESOLV_CONF", default_value = agent::RESOLV_CONF, value_name = "FILE")]
+    pub resolv_conf: PathBuf,
     /// Offer components of WASI preview 3, which is experimental, to pods that ask for it by annotation
     #[arg(long, env = "CORACLE_WASI_P3")]
     pub wasi_p3: bool,

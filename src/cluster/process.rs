@@ -51,6 +51,8 @@ pub struct NodeChoices {
     pub ingress_http_port: u16,
     /// TLS ingress.
     pub ingress_https_port: u16,
+    /// Where the resolvers of other names are named.
+    pub resolv_conf: PathBuf,
     /// Preview 3 components.
     pub wasi_p3: bool,
 }
@@ -64,6 +66,7 @@ impl NodeChoices {
             taints: flags.node_taint.clone(),
             ingress_http_port: flags.ingress_http_port.unwrap_or(if privileged { 80 } else { 8080 }),
             ingress_https_port: flags.ingress_https_port.unwrap_or(if privileged { 443 } else { 8443 }),
+            resolv_conf: flags.resolv_conf.clone(),
             wasi_p3: flags.wasi_p3,
         }
     }
@@ -149,6 +152,7 @@ pub fn agent_config(
         keeps_replica: true,
         ingress_http_port: Some(choices.ingress_http_port),
         ingress_https_port: Some(choices.ingress_https_port),
+        resolv_conf: choices.resolv_conf.clone(),
         control_plane: false,
         mesh: None,
         labels: labels(&choices.labels)?,

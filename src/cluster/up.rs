@@ -125,6 +125,7 @@ async fn begin(flags: &UpFlags, ports: &Ports, home: &Path, threads: &Threads) -
         taints: Vec::new(),
         ingress_http_port: ports.http,
         ingress_https_port: ports.https,
+        resolv_conf: agent::RESOLV_CONF.into(),
         wasi_p3: flags.wasi_p3,
     };
     Cluster::start(config, networks, Some(choices), threads).await

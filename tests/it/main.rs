@@ -7,6 +7,7 @@ mod harness;
 mod bad_input;
 mod cli;
 mod debug_top;
+mod dns;
 mod docker;
 mod faults;
 mod fleet;

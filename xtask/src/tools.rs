@@ -11,7 +11,7 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 8] = [
     Tool { program: "kubectl", will_do: any, package: "kubernetes-client" },
     Tool { program: "dockerd", will_do: any, package: "docker.io" },
     // a package of its own in newer Debians, part of docker.io in older ones
@@ -19,6 +19,7 @@ const TOOLS: [Tool; 7] = [
     Tool { program: "docker-registry", will_do: any, package: "docker-registry" },
     // images are made of it, so it must need no library
     Tool { program: "busybox", will_do: is_static, package: "busybox-static" },
+    Tool { program: "dig", will_do: any, package: "bind9-dnsutils" },
     Tool { program: "ip", will_do: any, package: "iproute2" },
     // an engine without it cannot join its bridge to the network
     Tool { program: "iptables", will_do: any, package: "iptables" },

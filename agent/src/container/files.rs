@@ -311,11 +311,11 @@ struct NodeFiles {
 }
 
 impl NodeFiles {
-    fn read() -> Self {
+    fn read(node_resolv_conf: &Path) -> Self {
         Self {
             hostname: node_hostname(),
             hosts: host_file(Path::new("/etc/hosts")),
-            resolv_conf: host_file(Path::new("/etc/resolv.conf")),
+            resolv_conf: host_file(node_resolv_conf),
         }
     }
 }
@@ -374,7 +374,8 @@ pub fn view_of(body: &Body, object: &Object, spec: &PodSpec, address: IpAddr) ->
 /// # Errors
 /// When they cannot be written, or the host name is impossible.
 pub async fn write(body: &Body, object: &Arc<Object>, spec: &PodSpec, address: Option<IpAddr>) -> io::Result<()> {
-    let node = tokio::task::spawn_blocking(NodeFiles::read).await?;
+    let node_resolv_conf = body.config.resolv_conf.clone();
+    let node = tokio::task::spawn_blocking(move || NodeFiles::read(&node_resolv_conf)).await?;
     let around = surroundings(body, object, address, &node);
     let own = kernel_hostname(spec, &around).map_err(io::Error::other)?;
     let texts = [hosts(spec, &around), resolv_conf(spec, &around).text(), hostname_file(&own)];

@@ -1,4 +1,4 @@
-//! Asks a name server: one packet over UDP or TCP, or all addresses of a name. Bounded by whoever calls.
+//! Asks a name server: one question over UDP or TCP, or all addresses of a name. Bounded by whoever calls.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ pub(crate) enum Transport {
 }
 
 /// Sends `packet` and returns the answer to it.
-pub(crate) async fn ask(server: SocketAddr, packet: &[u8], transport: Transport) -> std::io::Result<Vec<u8>> {
+async fn ask(server: SocketAddr, packet: &[u8], transport: Transport) -> std::io::Result<Vec<u8>> {
     match transport {
         Transport::Udp => ask_udp(server, packet).await,
         Transport::Tcp => ask_tcp(server, packet).await,
@@ -55,11 +55,21 @@ async fn ask_tcp(server: SocketAddr, packet: &[u8]) -> std::io::Result<Vec<u8>> 
 }
 
 /// A question for `query`, to be answered completely.
-pub(crate) fn question(id: u16, query: Query) -> Message {
-    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+pub(crate) fn question(query: Query) -> Message {
+    let mut message = Message::new(unforeseen(), MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
     message.queries.push(query);
     message
+}
+
+/// Asks a question and reads the answer to it, which may be a refusal.
+pub(crate) async fn exchange(server: SocketAddr, question: &Message, transport: Transport) -> std::io::Result<Message> {
+    let packet = question.to_vec().map_err(std::io::Error::other)?;
+    let answer = Message::from_vec(&ask(server, &packet, transport).await?).map_err(std::io::Error::other)?;
+    if answer.metadata.message_type != MessageType::Response || answer.queries != question.queries {
+        return Err(std::io::Error::other("the answer is not to the question"));
+    }
+    Ok(answer)
 }
 
 /// All addresses of a full name, IPv4 first. None at all: there is no such name, or it has no address.
@@ -81,33 +91,27 @@ pub(crate) async fn addresses(server: SocketAddr, name: &Name) -> std::io::Resul
 }
 
 async fn records(server: SocketAddr, name: Name, kind: RecordType) -> std::io::Result<Vec<IpAddr>> {
-    let query = Query::query(name, kind);
-    let packet = question(unforeseen(), query.clone()).to_vec().map_err(std::io::Error::other)?;
-    let mut answer = read(&ask(server, &packet, Transport::Udp).await?, &query)?;
+    let question = question(Query::query(name, kind));
+    let mut answer = exchange(server, &question, Transport::Udp).await?;
     if answer.metadata.truncation {
-        answer = read(&ask(server, &packet, Transport::Tcp).await?, &query)?;
+        answer = exchange(server, &question, Transport::Tcp).await?;
     }
     match answer.metadata.response_code {
         ResponseCode::NoError => {}
         ResponseCode::NXDomain => return Ok(Vec::new()),
         code => return Err(std::io::Error::other(format!("{server} answered {code}"))),
     }
+    Ok(addresses_in(&answer))
+}
+
+/// The addresses of an answer. Aliases come with what they lead to; whoever was asked was chosen, so the answer is taken whole.
+pub(crate) fn addresses_in(answer: &Message) -> Vec<IpAddr> {
     let address = |data: &RData| match data {
         RData::A(v4) => Some(IpAddr::V4(v4.0)),
         RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
         _ => None,
     };
-    // Aliases come with what they lead to; the server is the pod's own choice, so its answer is taken whole.
-    Ok(answer.answers.iter().filter_map(|record| address(&record.data)).take(ADDRESSES_MAX).collect())
-}
-
-fn read(packet: &[u8], query: &Query) -> std::io::Result<Message> {
-    let message = Message::from_vec(packet).map_err(std::io::Error::other)?;
-    let answers = message.metadata.message_type == MessageType::Response;
-    if !answers || message.queries.first().is_none_or(|asked| asked.query_type != query.query_type) {
-        return Err(std::io::Error::other("the answer is not to the question"));
-    }
-    Ok(message)
+    answer.answers.iter().filter_map(|record| address(&record.data)).take(ADDRESSES_MAX).collect()
 }
 
 /// A number that nobody outside foresees.

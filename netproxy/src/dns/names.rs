@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::routes::{PortRoute, Protocol};
+use crate::routes::{HeadlessRecord, PortRoute, Protocol};
 use crate::table::{Service, Table};
 
 /// What there is under a name.
@@ -17,6 +17,12 @@ pub(crate) enum Found {
     Ports(Vec<Srv>),
     /// The name of an address.
     Pointer(String),
+    /// Words about the zone.
+    Text(&'static str),
+    /// The name server itself.
+    Server,
+    /// The cluster's domain.
+    Apex,
     /// The name exists but has no records of its own.
     Nothing,
     /// No such name in the cluster.
@@ -33,25 +39,44 @@ pub(crate) struct Srv {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+impl Found {
+    /// Whether there is such a name. A headless Service without ready endpoints has none.
+    pub(crate) fn exists(&self) -> bool {
+        match self {
+            Found::Addresses(addresses) => !addresses.is_empty(),
+            Found::Ports(ports) => !ports.is_empty(),
+            Found::Absent | Found::Foreign => false,
+            _ => true,
+        }
+    }
+}
+
+/// The version of the specification that is followed.
+const VERSION: &str = "1.1.0";
+
 /// Looks up a full name, lower case, without the final dot.
 pub(crate) fn lookup(table: &Table, domain: &str, name: &str) -> Found {
     if let Some(address) = reverse_address(name) {
         return table.reverse(address).map_or(Found::Foreign, |name| Found::Pointer(format!("{name}.{domain}")));
     }
     if name == domain {
-        return Found::Nothing;
+        return Found::Apex;
     }
     let Some(inner) = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')) else { return Found::Foreign };
     let labels: Vec<&str> = inner.rsplit('.').collect();
     match labels.as_slice() {
-        ["svc" | "pod"] => Found::Nothing,
+        ["dns-version"] => Found::Text(VERSION),
+        ["dns", "ns"] => Found::Server,
+        ["svc" | "pod" | "dns"] => Found::Nothing,
         ["svc", namespace] if table.has_namespace(namespace) => Found::Nothing,
         ["svc", namespace, service, rest @ ..] => match table.service(namespace, service) {
             Some(service) => of_service(service, domain, rest),
             None => Found::Absent,
         },
         ["pod", namespace] if table.has_namespace(namespace) => Found::Nothing,
-        ["pod", _, dashed] => dashed_address(dashed).map_or(Found::Absent, |address| Found::Addresses(vec![address])),
+        ["pod", namespace, dashed] if table.has_namespace(namespace) => {
+            dashed_address(dashed).map_or(Found::Absent, |address| Found::Addresses(vec![address]))
+        }
         _ => Found::Absent,
     }
 }
@@ -111,20 +136,20 @@ fn srv(service: &Service, domain: &str, port: &PortRoute) -> Vec<Srv> {
     if !route.cluster_ips.is_empty() {
         return vec![Srv { port: port.port, target: own, addresses: route.cluster_ips.clone() }];
     }
-    let of_pod = |record: &crate::routes::HeadlessRecord| {
-        // The pod's own port may differ from the Service's (a named target port).
-        let target = port.endpoints.iter().find(|endpoint| endpoint.ip() == record.address);
-        Srv {
-            port: target.map_or(port.port, std::net::SocketAddr::port),
+    let of_pod = |record: &HeadlessRecord| {
+        // The pod's own port may differ from the Service's, and it may have none of that name.
+        let target = port.endpoints.iter().find(|endpoint| endpoint.ip() == record.address)?;
+        Some(Srv {
+            port: target.port(),
             target: format!("{}.{own}", host_label(record)),
             addresses: vec![record.address],
-        }
+        })
     };
-    route.headless.iter().map(of_pod).collect()
+    route.headless.iter().filter_map(of_pod).collect()
 }
 
 /// The label of a headless Service's pod: its hostname, or its address with dashes.
-fn host_label(record: &crate::routes::HeadlessRecord) -> String {
+pub(crate) fn host_label(record: &HeadlessRecord) -> String {
     match &record.hostname {
         Some(hostname) => hostname.to_ascii_lowercase(),
         None => record.address.to_string().replace(['.', ':'], "-"),
@@ -183,7 +208,7 @@ pub(crate) fn is_inside(domain: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::balance::{Backends, Port};
-    use crate::routes::{HeadlessRecord, Routes, ServiceRoute};
+    use crate::routes::{Routes, ServiceRoute};
 
     fn table() -> Table {
         let port = |name: &str, protocol, port, endpoints| PortRoute {
@@ -221,7 +246,8 @@ mod tests {
             },
             ServiceRoute { namespace: "shop".into(), name: "none".into(), ..ServiceRoute::default() },
         ];
-        Table::build(Routes { services, ..Routes::default() }, &Table::default(), |route, _| {
+        let namespaces = vec!["shop".into(), "bare".into()];
+        Table::build(Routes { services, namespaces, ..Routes::default() }, &Table::default(), |route, _| {
             Port::new(route.name.clone(), Backends { endpoints: vec![], h2c: false, affinity: None }, 1)
         })
     }
@@ -235,8 +261,11 @@ mod tests {
             "none.shop.svc.cluster.local",
             "web.other.svc.cluster.local",
             "shop.svc.cluster.local",
+            "bare.svc.cluster.local",
             "other.svc.cluster.local",
             "cluster.local",
+            "dns-version.cluster.local",
+            "ns.dns.cluster.local",
             "_http._tcp.web.shop.svc.cluster.local",
             "_http._udp.web.shop.svc.cluster.local",
             "_tcp.web.shop.svc.cluster.local",
@@ -246,7 +275,9 @@ mod tests {
             "_sql._tcp.db.shop.svc.cluster.local",
             "mail.shop.svc.cluster.local",
             "10-42-0-5.shop.pod.cluster.local",
+            "10-42-0-5.other.pod.cluster.local",
             "nonsense.shop.pod.cluster.local",
+            "6.0.42.10.in-addr.arpa",
             "7.0.43.10.in-addr.arpa",
             "5.0.42.10.in-addr.arpa",
             "9.9.9.9.in-addr.arpa",
@@ -261,18 +292,23 @@ mod tests {
             none.shop.svc.cluster.local: Addresses([])
             web.other.svc.cluster.local: Absent
             shop.svc.cluster.local: Nothing
+            bare.svc.cluster.local: Nothing
             other.svc.cluster.local: Absent
-            cluster.local: Nothing
+            cluster.local: Apex
+            dns-version.cluster.local: Text("1.1.0")
+            ns.dns.cluster.local: Server
             _http._tcp.web.shop.svc.cluster.local: Ports([Srv { port: 80, target: "web.shop.svc.cluster.local", addresses: [10.43.0.7, fd00::7] }])
             _http._udp.web.shop.svc.cluster.local: Absent
             _tcp.web.shop.svc.cluster.local: Nothing
             db.shop.svc.cluster.local: Addresses([10.42.0.5, 10.42.0.6])
             db-0.db.shop.svc.cluster.local: Addresses([10.42.0.5])
             10-42-0-6.db.shop.svc.cluster.local: Addresses([10.42.0.6])
-            _sql._tcp.db.shop.svc.cluster.local: Ports([Srv { port: 15432, target: "db-0.db.shop.svc.cluster.local", addresses: [10.42.0.5] }, Srv { port: 5432, target: "10-42-0-6.db.shop.svc.cluster.local", addresses: [10.42.0.6] }])
+            _sql._tcp.db.shop.svc.cluster.local: Ports([Srv { port: 15432, target: "db-0.db.shop.svc.cluster.local", addresses: [10.42.0.5] }])
             mail.shop.svc.cluster.local: Alias("mail.example.com")
             10-42-0-5.shop.pod.cluster.local: Addresses([10.42.0.5])
+            10-42-0-5.other.pod.cluster.local: Absent
             nonsense.shop.pod.cluster.local: Absent
+            6.0.42.10.in-addr.arpa: Pointer("10-42-0-6.db.shop.svc.cluster.local")
             7.0.43.10.in-addr.arpa: Pointer("web.shop.svc.cluster.local")
             5.0.42.10.in-addr.arpa: Pointer("db-0.db.shop.svc.cluster.local")
             9.9.9.9.in-addr.arpa: Foreign

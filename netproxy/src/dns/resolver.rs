@@ -5,7 +5,8 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_proto::rr::Name;
+use hickory_proto::op::Query;
+use hickory_proto::rr::{Name, RecordType};
 
 use crate::dns::client;
 use crate::dns::names::{self, Found};
@@ -116,8 +117,13 @@ fn candidates<'a>(name: &str, searches: impl Iterator<Item = &'a String>, ndots:
     names
 }
 
-/// By the host's resolver, with everything it is configured to do.
+/// By the host's name servers, as containers' resolvers ask them through the cluster's; else by its C library, which may know more:
+/// a hosts file, neighbours.
 async fn by_host(shared: &Shared, name: &str) -> Result<Vec<IpAddr>, Error> {
+    let asked = by_name_servers(shared, name).await;
+    if let Some(addresses) = asked.clone().filter(|addresses| !addresses.is_empty()) {
+        return Ok(addresses);
+    }
     let target = (name.trim_end_matches('.').to_owned(), 0);
     let lookup = shared.data.spawn(async move {
         tokio::net::lookup_host(target).await.map(|addrs| {
@@ -133,9 +139,22 @@ async fn by_host(shared: &Shared, name: &str) -> Result<Vec<IpAddr>, Error> {
     match lookup.await {
         Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
         Ok(Ok(_)) => Err(no_such_host(name)),
+        // The C library's word does not tell a name that is not there from nobody to ask.
+        Ok(Err(_)) if asked.is_some() => Err(no_such_host(name)),
         Ok(Err(error)) => Err(error),
         Err(error) => Err(Error::other(error)),
     }
+}
+
+/// The addresses that the host's name servers know for a full name; None: they did not answer.
+async fn by_name_servers(shared: &Shared, name: &str) -> Option<Vec<IpAddr>> {
+    let full = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))).ok()?;
+    let of = |kind| shared.forwarder.addresses(Query::query(full.clone(), kind));
+    let (v4, v6) = tokio::join!(of(RecordType::A), of(RecordType::AAAA));
+    let mut addresses = v4?;
+    addresses.extend(v6.unwrap_or_default());
+    addresses.truncate(ADDRESSES_MAX);
+    Some(addresses)
 }
 
 /// By the pod's own name servers.

@@ -1,37 +1,33 @@
-//! The DNS server on the cluster DNS address, UDP and TCP. Names of the cluster are answered at once; the rest goes to the host's
-//! own resolvers, bounded in number and time.
+//! The DNS server on the cluster DNS address, UDP and TCP. Names of the cluster are answered at once; questions that go to the host's
+//! own resolvers are bounded in number and time.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::op::{Message, Query};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::{Connection, Connections};
-use crate::dns::client::{self, MESSAGE_BYTES_MAX, Transport};
-use crate::dns::wire::{self, Reply};
+use crate::dns::client::{MESSAGE_BYTES_MAX, Transport};
+use crate::dns::forward::Wish;
+use crate::dns::wire::{self, Reply, Zone};
 use crate::listener;
 use crate::problems::About;
 use crate::service::udp;
 use crate::shared::Shared;
 
-/// The host's resolvers that are asked, one after the other.
-const RESOLVERS_MAX: usize = 3;
-
 /// The server.
 pub(crate) struct Dns {
     shared: Arc<Shared>,
-    resolv_conf: PathBuf,
     own: SocketAddr,
     queries: Arc<Semaphore>,
 }
 
 /// Binds both listeners on one port and serves until `shared.stop`. Must run inside the data runtime.
-pub(crate) fn start(shared: &Arc<Shared>, addr: SocketAddr, resolv_conf: PathBuf) -> Option<SocketAddr> {
+pub(crate) fn start(shared: &Arc<Shared>, addr: SocketAddr) -> Option<SocketAddr> {
     let bound = udp::bind(addr).and_then(|udp| {
         let addr = udp.local_addr()?;
         Ok((addr, udp, listener::bind(addr)?))
@@ -44,7 +40,8 @@ pub(crate) fn start(shared: &Arc<Shared>, addr: SocketAddr, resolv_conf: PathBuf
         }
     };
     let queries = Arc::new(Semaphore::new(shared.limits.dns_queries_max));
-    let dns = Arc::new(Dns { shared: shared.clone(), resolv_conf, own, queries });
+    shared.forwarder.is_served_at(own);
+    let dns = Arc::new(Dns { shared: shared.clone(), own, queries });
     let stop = shared.stop.child_token();
     shared.data.spawn(serve_udp(dns.clone(), Arc::new(udp), stop.clone()));
     shared.data.spawn(serve_tcp(dns, tcp, stop));
@@ -70,17 +67,17 @@ async fn serve_udp(dns: Arc<Dns>, socket: Arc<UdpSocket>, stop: CancellationToke
             match dns.answer(&message) {
                 // A client that has gone is its own loss.
                 Reply::Answer(reply) => {
-                    if let Some(bytes) = wire::write(&reply, limit) {
+                    if let Some(bytes) = wire::write(reply, limit) {
                         let _ = socket.send_to(&bytes, client).await;
                     }
                 }
-                reply => {
+                Reply::Forward(reply, query) => {
                     // More than the bound: drop, the client asks again.
                     let Ok(permit) = dns.queries.clone().try_acquire_owned() else { continue };
-                    let (dns, socket, packet) = (dns.clone(), socket.clone(), packet.to_vec());
+                    let (dns, socket, wish) = (dns.clone(), socket.clone(), Wish::of(&message));
                     tokio::spawn(async move {
                         let _permit = permit;
-                        if let Some(bytes) = dns.forward(reply, &message, packet, Transport::Udp, limit).await {
+                        if let Some(bytes) = dns.forward(reply, &query, wish, Transport::Udp, limit).await {
                             let _ = socket.send_to(&bytes, client).await;
                         }
                     });
@@ -122,10 +119,10 @@ async fn talk(dns: &Dns, mut stream: TcpStream, _connection: &Connection) -> std
         let packet = tokio::time::timeout(dns.shared.limits.header_timeout, read).await??;
         let bytes = match wire::read(&packet) {
             Ok(message) => match dns.answer(&message) {
-                Reply::Answer(reply) => wire::write(&reply, MESSAGE_BYTES_MAX),
-                reply => {
+                Reply::Answer(reply) => wire::write(reply, MESSAGE_BYTES_MAX),
+                Reply::Forward(reply, query) => {
                     let Ok(_permit) = dns.queries.acquire().await else { return Ok(()) };
-                    dns.forward(reply, &message, packet, Transport::Tcp, MESSAGE_BYTES_MAX).await
+                    dns.forward(reply, &query, Wish::of(&message), Transport::Tcp, MESSAGE_BYTES_MAX).await
                 }
             },
             Err(complaint) => complaint,
@@ -140,62 +137,21 @@ async fn talk(dns: &Dns, mut stream: TcpStream, _connection: &Connection) -> std
 impl Dns {
     fn answer(&self, message: &Message) -> Reply {
         let turn = self.shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        wire::answer(&self.shared.table.load(), &self.shared.cluster_domain, message, turn)
+        let zone =
+            Zone { table: &self.shared.table.load(), domain: &self.shared.cluster_domain, server: self.own.ip() };
+        wire::answer(&zone, message, turn)
     }
 
-    /// Asks outside; what comes back, or a failure the client can read.
+    /// Asks outside, the way we were asked; what comes back, or a failure the client can read.
     async fn forward(
         &self,
-        reply: Reply,
-        message: &Message,
-        packet: Vec<u8>,
+        reply: Message,
+        query: &Query,
+        wish: Wish,
         transport: Transport,
         limit: usize,
     ) -> Option<Vec<u8>> {
-        match reply {
-            Reply::Forward => match self.ask(&packet, transport).await {
-                Some(answer) => Some(answer),
-                None => {
-                    let mut failed = Message::error_msg(message.metadata.id, OpCode::Query, ResponseCode::ServFail);
-                    failed.queries.clone_from(&message.queries);
-                    failed.to_vec().ok()
-                }
-            },
-            Reply::ForwardAlias(mut reply, query) => {
-                let answer = self.ask(&client::question(message.metadata.id, query).to_vec().ok()?, transport).await;
-                if let Some(answer) = answer.and_then(|bytes| Message::from_vec(&bytes).ok()) {
-                    reply.answers.extend(answer.answers);
-                }
-                wire::write(&reply, limit)
-            }
-            Reply::Answer(reply) => wire::write(&reply, limit),
-        }
+        let outside = self.shared.forwarder.ask(query, wish, transport).await;
+        wire::write(wire::complete(reply, outside), limit)
     }
-
-    /// The first good answer of the host's resolvers, asked the way we were.
-    async fn ask(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        for resolver in resolvers(&self.resolv_conf, self.own) {
-            let asked = client::ask(resolver, packet, transport);
-            match tokio::time::timeout(self.shared.limits.dns_timeout, asked).await {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => tracing::debug!(%resolver, %error, "resolver failed"),
-                Err(_) => tracing::debug!(%resolver, "resolver did not answer in time"),
-            }
-        }
-        None
-    }
-}
-
-/// `nameserver` lines (an address, or an address and port), without ourselves. Read anew each time: DHCP changes it.
-fn resolvers(resolv_conf: &Path, own: SocketAddr) -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
-    let parse = |word: &str| match word.parse::<IpAddr>() {
-        Ok(address) => Some(SocketAddr::new(address, 53)),
-        Err(_) => word.parse().ok(),
-    };
-    text.lines()
-        .filter_map(|line| parse(line.trim().strip_prefix("nameserver")?.split_whitespace().next()?))
-        .filter(|resolver| *resolver != own)
-        .take(RESOLVERS_MAX)
-        .collect()
 }

@@ -14,8 +14,11 @@ use crate::support::{at, config, named, routes, tcp, text, view};
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
+const SOA: u16 = 6;
+const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
+const AXFR: u16 = 252;
 
 fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -94,7 +97,8 @@ async fn server() -> (Proxy, SocketAddr) {
         external_name: Some("mail.example.com".into()),
         ..ServiceRoute::default()
     };
-    proxy.set_routes(routes(vec![tcp("web", "10.43.0.7:80".parse().unwrap(), &[]), db, mail]));
+    let idle = ServiceRoute { cluster_ips: Vec::new(), ..tcp("idle", at(80), &[]) };
+    proxy.set_routes(routes(vec![tcp("web", "10.43.0.7:80".parse().unwrap(), &[]), db, mail, idle]));
     // Read once here, so that the file may go: the first question outside comes before.
     let server = proxy.dns_address().unwrap();
     assert_eq!(head(&ask(server, &query("example.org", A)).await), (0, false, 1, 0));
@@ -119,7 +123,15 @@ async fn queries_get_kubernetes_answers() {
         ("mail.default.svc.cluster.local", CNAME, (0, false, 1, 0)),
         ("10-42-0-5.default.pod.cluster.local", A, (0, false, 1, 0)),
         // Too much for a packet without EDNS.
-        ("db.default.svc.cluster.local", A, (0, true, 0, 0)),
+        ("db.default.svc.cluster.local", A, (0, true, 29, 0)),
+        ("dns-version.cluster.local", TXT, (0, false, 1, 0)),
+        ("cluster.local", SOA, (0, false, 1, 0)),
+        ("cluster.local", AXFR, (5, false, 0, 0)),
+        ("none.default.pod.cluster.local", A, (3, false, 0, 1)),
+        // A headless Service without ready endpoints is no name, an address of the other kind none of the name's.
+        ("idle.default.svc.cluster.local", A, (3, false, 0, 1)),
+        ("_main._tcp.idle.default.svc.cluster.local", SRV, (3, false, 0, 1)),
+        ("db.default.svc.cluster.local", AAAA, (0, false, 0, 1)),
         // Nobody to ask any more.
         ("example.net", A, (2, false, 0, 0)),
     ] {
@@ -287,5 +299,114 @@ async fn the_cluster_dns_as_a_pods_own_server_leads_to_services() {
         // No socket has that address: it is found to be a Service's.
         let answer = proxy.request(request, Arc::new(view.clone())).await.unwrap();
         assert_eq!(text(answer).await.1, "pod", "{url}");
+    }
+}
+
+/// A DNS server that asks these resolvers for what is not the cluster's.
+fn asking(resolvers: &[SocketAddr], services: Vec<ServiceRoute>) -> (Proxy, SocketAddr, tempfile::TempPath) {
+    let mut resolv_conf = tempfile::NamedTempFile::new().unwrap();
+    for resolver in resolvers {
+        writeln!(resolv_conf, "nameserver {resolver}").unwrap();
+    }
+    let mut config = config();
+    config.dns = Some(at(0));
+    config.resolv_conf = resolv_conf.path().to_owned();
+    config.limits.dns_timeout = Duration::from_millis(400);
+    let proxy = Proxy::new(config);
+    proxy.set_routes(routes(services));
+    let server = proxy.dns_address().unwrap();
+    (proxy, server, resolv_conf.into_temp_path())
+}
+
+fn alias(name: &str, to: &str) -> ServiceRoute {
+    ServiceRoute {
+        namespace: "default".into(),
+        name: name.into(),
+        external_name: Some(to.into()),
+        ..ServiceRoute::default()
+    }
+}
+
+const ZONE: &[(&str, [u8; 4])] = &[("db.corp.example", [192, 0, 2, 1]), ("long.example", [192, 0, 2, 2])];
+
+#[tokio::test]
+async fn aliases_are_followed_in_the_cluster_and_outside() {
+    let outside = name_server(ZONE, Arc::default()).await;
+    let services = vec![
+        tcp("web", "10.43.0.7:80".parse().unwrap(), &[]),
+        alias("inner", "web.default.svc.cluster.local"),
+        alias("twice", "inner.default.svc.cluster.local"),
+        alias("outer", "DB.corp.example."),
+        alias("nowhere", "nowhere.example"),
+        alias("dangling", "none.default.svc.cluster.local"),
+        alias("circle", "circle.default.svc.cluster.local"),
+    ];
+    let (proxy, server, _file) = asking(&[outside], services);
+    for (name, expected, address) in [
+        ("inner", (0, false, 2, 0), Some("10.43.0.7")),
+        ("twice", (0, false, 3, 0), Some("10.43.0.7")),
+        ("outer", (0, false, 2, 0), Some("192.0.2.1")),
+        ("nowhere", (3, false, 1, 0), None),
+        ("dangling", (3, false, 1, 1), None),
+        ("circle", (2, false, 0, 0), None),
+    ] {
+        let answer = ask(server, &query(&format!("{name}.default.svc.cluster.local"), A)).await;
+        assert_eq!(head(&answer), expected, "{name}");
+        let found = proxy.lookup(name, &view("default")).await.ok();
+        let address = address.map(|address: &str| vec![address.parse::<IpAddr>().unwrap()]);
+        assert_eq!(found, address, "{name} for a guest");
+    }
+}
+
+#[tokio::test]
+async fn resolvers_that_fail_or_keep_silent_leave_it_to_the_next() {
+    let silent = UdpSocket::bind(at(0)).await.unwrap();
+    let refusing = UdpSocket::bind(at(0)).await.unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let good = name_server(ZONE, count.clone()).await;
+    let resolvers = [silent.local_addr().unwrap(), refusing.local_addr().unwrap(), good];
+    tokio::spawn(async move {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = refusing.recv_from(&mut packet).await {
+            packet[2] |= 0x80;
+            packet[3] |= 5;
+            refusing.send_to(&packet[..length], from).await.unwrap();
+        }
+    });
+    let (_proxy, server, _file) = asking(&resolvers, Vec::new());
+    assert_eq!(head(&ask(server, &query("db.corp.example", A)).await), (0, false, 1, 0));
+    // Remembered, whatever the case of the name; a name that is not there is not, since nothing says how long.
+    for _ in 0..3 {
+        let answer = ask(server, &query("DB.corp.example", A)).await;
+        assert_eq!(head(&answer), (0, false, 1, 0));
+        assert!(answer[12..].starts_with(b"\x02DB\x04corp"), "the question as it was asked");
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    let begun = std::time::Instant::now();
+    assert_eq!(head(&ask(server, &query("none.example", A)).await).0, 3);
+    assert!(begun.elapsed() < Duration::from_millis(400), "the silent one is asked last");
+    // Truncated there: truncated here, and whole over TCP.
+    assert_eq!(head(&ask(server, &query("long.example", A)).await), (0, true, 0, 0));
+    assert_eq!(head(&ask_tcp(server, &query("long.example", A)).await), (0, false, 1, 0));
+}
+
+#[tokio::test]
+async fn extended_queries_get_extended_answers() {
+    let (_proxy, server) = server().await;
+    let extended = |version: u8, bytes_max: u16| {
+        let mut packet = query("db.default.svc.cluster.local", A);
+        packet[11] = 1;
+        packet.extend_from_slice(&[0, 0, 41]);
+        packet.extend_from_slice(&bytes_max.to_be_bytes());
+        packet.extend_from_slice(&[0, version, 0x80, 0, 0, 0]);
+        packet
+    };
+    for (version, bytes_max, expected) in [(0, 512, (0, true, 28)), (0, 4096, (0, true, 73)), (1, 4096, (16, false, 0))]
+    {
+        let answer = hickory_proto::op::Message::from_vec(&ask(server, &extended(version, bytes_max)).await).unwrap();
+        let edns = answer.edns.as_ref().unwrap();
+        let code = u16::from(answer.metadata.response_code);
+        assert_eq!((code, answer.metadata.truncation, answer.answers.len()), expected, "{version} {bytes_max}");
+        assert!(edns.version() == 0 && edns.max_payload() == 1232 && edns.flags().dnssec_ok);
     }
 }
