@@ -1,7 +1,7 @@
 //! Which key a node's name belongs to, and who may link under it.
 //!
 //! The first key that is approved for a name is kept in a Secret (`controllers::csr::identity`); the certificate of a link
-//! must have that very key. When the Node is deleted, the name is free, and its old key is a stranger's.
+//! must have that very key. When the Node is deleted, the name is free, and who comes with its old key is told so.
 
 use anyhow::{Context, Result, ensure};
 use controllers::csr::identity;
@@ -15,15 +15,16 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::Store;
+use sync::master::Refusal;
 
-/// Deletions of Nodes that are remembered until their Secrets have gone.
+/// Deletions of Nodes that are remembered until their Secrets say so.
 const DELETIONS_MAX: usize = 4096;
 
 /// The names of the cluster's nodes. Clones share them.
 #[derive(Clone)]
 pub struct Identities {
     store: Store,
-    /// When Nodes were deleted whose Secret may still be there: it counts for nothing.
+    /// When Nodes were deleted whose Secret may not say yet that the name is free.
     deleted: Arc<Mutex<HashMap<String, Revision>>>,
 }
 
@@ -41,7 +42,7 @@ impl Identities {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         if deleted.len() >= DELETIONS_MAX {
             let world = self.store.world();
-            deleted.retain(|node, _| world.get(&identity::key(node)).is_some());
+            deleted.retain(|node, at| world.get(&identity::key(node)).is_some_and(|secret| secret.revision() < *at));
         }
         deleted.insert(event.object.meta().name.clone(), event.revision);
     }
@@ -66,7 +67,7 @@ impl Identities {
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn admit(&self, node: &str, certificate: &[u8]) -> Result<(), String> {
+    pub fn admit(&self, node: &str, certificate: &[u8]) -> Result<(), Refusal> {
         let key = public_key_sha256(&CertificateDer::from(certificate)).ok_or("the certificate cannot be read")?;
         self.admit_key(node, &key)
     }
@@ -75,14 +76,17 @@ impl Identities {
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn admit_key(&self, node: &str, key: &str) -> Result<(), String> {
+    pub fn admit_key(&self, node: &str, key: &str) -> Result<(), Refusal> {
         match self.key_of(node) {
             Some(known) if known == key => Ok(()),
-            Some(_) => Err(format!(
+            Some(_) => Err(Refusal::Dismissed(format!(
                 "node {node:?} has joined from another machine; delete it (kubectl delete node {node}) or choose another \
                  --node-name"
-            )),
-            None => Err(format!("node {node:?} is not known, or was deleted; it must join again with a token")),
+            ))),
+            None if self.store.world().get(&identity::key(node)).is_some() => Err(Refusal::Dismissed(format!(
+                "node {node:?} was deleted; it must join again with a token when it is started anew"
+            ))),
+            None => Err(Refusal::Refused(format!("node {node:?} is not known; it must join again with a token"))),
         }
     }
 

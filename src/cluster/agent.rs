@@ -124,6 +124,7 @@ async fn tell(mut state: watch::Receiver<LinkState>) {
             LinkState::Connecting { error: Some(error) } => tracing::warn!(error, "the master is not reached"),
             LinkState::Up { over, remote } => tracing::info!(%remote, ?over, "linked to the master"),
             LinkState::Refused(why) => tracing::error!(why, "the master refuses this node"),
+            LinkState::Dismissed(why) => tracing::error!(why, "this node is none any more; its pods are stopped"),
         }
         if state.changed().await.is_err() {
             return;

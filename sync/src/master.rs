@@ -21,7 +21,37 @@ const SESSIONS_WAITING_MAX: usize = 64;
 /// The TLS configuration for a new connection ([`crate::tls::server`]); asked each time, since certificates renew.
 pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 /// Whether a node may link: its name, and the certificate (DER) that proved it. The error is told to the node.
-pub type Admit = Arc<dyn Fn(&str, &[u8]) -> Result<(), String> + Send + Sync>;
+pub type Admit = Arc<dyn Fn(&str, &[u8]) -> Result<(), Refusal> + Send + Sync>;
+
+/// Why a node may not link, in words for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is not known. What it runs may still be wanted.
+    Refused(String),
+    /// It was a node of this cluster and is none any more: what it runs is nobody's.
+    Dismissed(String),
+}
+
+impl Refusal {
+    /// Why.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Refused(reason) | Self::Dismissed(reason) => reason,
+        }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        Self::Refused(reason.into())
+    }
+}
 
 /// Where and whom a master accepts.
 pub struct Config {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause before a new attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
-/// Pause after a refusal: somebody has to do something first.
+/// Pause after a refusal or a dismissal: somebody has to do something first.
 const PAUSE_REFUSED: Duration = Duration::from_secs(30);
 /// A session that held so long was a good one: the next attempt is not delayed by those before it.
 const GOOD_TIME: Duration = Duration::from_secs(10);
@@ -85,6 +85,9 @@ pub enum LinkState {
     },
     /// One of the ends does not trust the other, and why. Tried again, slowly.
     Refused(String),
+    /// The master has taken this node out of the cluster, and why: the node has been told that nothing is its own any more.
+    /// Tried again, slowly.
+    Dismissed(String),
 }
 
 /// Links a node to its master until `shutdown`; reconnects for ever. It ends by itself when [`Link::end`] is dropped.
@@ -156,6 +159,18 @@ async fn keep(dialler: Arc<Dialler>, mut hands: Hands) {
         let wait = match &failure {
             Failure::Refused(why) => {
                 hands.state.send_replace(LinkState::Refused(why.clone()));
+                PAUSE_REFUSED
+            }
+            Failure::Dismissed(why) => {
+                let is_news = !matches!(*hands.state.borrow(), LinkState::Dismissed(_));
+                hands.state.send_replace(LinkState::Dismissed(why.clone()));
+                if is_news {
+                    tokio::select! {
+                        biased;
+                        () = shutdown.cancelled() => return,
+                        () = hands.empty() => {}
+                    }
+                }
                 PAUSE_REFUSED
             }
             Failure::Broken(why) => {

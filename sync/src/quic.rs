@@ -42,14 +42,18 @@ const ALERTS: u64 = 0x100;
 pub(crate) const CLOSED: VarInt = VarInt::from_u32(0);
 /// Close code: the other end broke the protocol.
 pub(crate) const BROKEN: VarInt = VarInt::from_u32(1);
-/// Close code: the node is not wanted.
+/// Close code: the node is not let in.
 pub(crate) const REFUSED: VarInt = VarInt::from_u32(2);
+/// Close code: the node has been taken out of the cluster.
+pub(crate) const DISMISSED: VarInt = VarInt::from_u32(3);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// One of the ends does not trust the other, or does not speak its language.
     Refused(String),
+    /// The master has taken the node out of the cluster.
+    Dismissed(String),
     /// Anything else: it may work the next time.
     Broken(String),
 }
@@ -57,7 +61,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn text(&self) -> &str {
         match self {
-            Self::Refused(text) | Self::Broken(text) => text,
+            Self::Refused(text) | Self::Dismissed(text) | Self::Broken(text) => text,
         }
     }
 }
@@ -163,6 +167,7 @@ pub(crate) fn failure(error: &ConnectionError) -> Failure {
             let reason = String::from_utf8_lossy(&close.reason).into_owned();
             match close.error_code {
                 REFUSED => Failure::Refused(reason),
+                DISMISSED => Failure::Dismissed(reason),
                 _ => Failure::Broken(reason),
             }
         }

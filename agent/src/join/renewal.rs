@@ -1,8 +1,8 @@
 //! Keeps a node's certificate good, without a restart.
 //!
 //! [`due`] decides, purely; [`keep`] looks once an hour. A certificate of which less than a third is left is renewed with
-//! itself; one that has ended, or that a master refused before it ever let this agent in, needs the token. A node that was let
-//! in and is refused later has been taken out of the cluster by somebody, and does not come back by itself.
+//! itself; one that has ended, or that a master does not know (it may have been restored from older data), needs the token. A
+//! node that somebody has taken out of the cluster does not come back by itself, but when its agent is started anew.
 
 use super::token::Token;
 use super::{Credentials, JoinConfig, JoinError, join, renew, request};
@@ -55,8 +55,11 @@ pub async fn keep(
     loop {
         let is_refused = {
             let state = state.borrow_and_update();
-            was_up |= matches!(*state, LinkState::Up { .. });
-            matches!(*state, LinkState::Refused(_)) && !was_up
+            if matches!(*state, LinkState::Up { .. }) {
+                was_up = true;
+                delay = RETRY;
+            }
+            calls_for_join(&state, was_up)
         };
         let validity = credentials.identity.chain.first().and_then(request::validity).unwrap_or_default();
         let due = due(validity, Timestamp::now().as_second(), is_refused);
@@ -70,35 +73,45 @@ pub async fn keep(
             Ok(Some(new)) => {
                 credentials = new;
                 identity.send_replace(credentials.identity.clone());
-                delay = RETRY;
-                LOOK
+                // who is refused with a new certificate too does not ask for one after the other
+                if is_refused { longer(&mut delay) } else { LOOK }
             }
             Err(error) => {
                 tell(due, &error);
-                let nap = delay;
-                delay = (delay * 2).min(RETRY_MAX);
-                nap
+                longer(&mut delay)
             }
         };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(nap) => {}
-            () = refusal(&mut state, &mut was_up), if nap == LOOK => {}
+            () = refusal(&mut state, &mut was_up, nap == LOOK) => {}
         }
     }
 }
 
-/// Waits until a master refuses this agent that was never let in; for ever once it was.
-async fn refusal(state: &mut watch::Receiver<LinkState>, was_up: &mut bool) {
-    while !*was_up {
-        if state.changed().await.is_err() {
-            break;
-        }
-        match &*state.borrow_and_update() {
-            LinkState::Up { .. } => *was_up = true,
-            LinkState::Refused(_) => return,
-            LinkState::Connecting { .. } => {}
+/// The delay now; the next one is longer.
+fn longer(delay: &mut Duration) -> Duration {
+    let next = (*delay * 2).min(RETRY_MAX);
+    std::mem::replace(delay, next)
+}
+
+/// Whether the master's answer is a reason to join anew, to an agent that was let in before or was not.
+fn calls_for_join(state: &LinkState, was_up: bool) -> bool {
+    match state {
+        LinkState::Refused(_) => true,
+        LinkState::Dismissed(_) => !was_up,
+        LinkState::Up { .. } | LinkState::Connecting { .. } => false,
+    }
+}
+
+/// Waits until the master gives a reason to join anew, if that is wanted; for ever otherwise.
+async fn refusal(state: &mut watch::Receiver<LinkState>, was_up: &mut bool, is_wanted: bool) {
+    while state.changed().await.is_ok() {
+        let state = state.borrow_and_update();
+        *was_up |= matches!(*state, LinkState::Up { .. });
+        if is_wanted && calls_for_join(&state, *was_up) {
+            return;
         }
     }
     std::future::pending().await

@@ -227,7 +227,7 @@ async fn what_cannot_be_joined_says_why() {
 }
 
 #[tokio::test]
-async fn a_refused_certificate_is_replaced_unless_the_node_was_let_in() {
+async fn who_is_not_known_joins_anew_and_who_was_taken_out_does_not() {
     let (api, port) = Api::start().await;
     let dir = tempfile::tempdir().unwrap();
     let shutdown = CancellationToken::new();
@@ -243,7 +243,7 @@ async fn a_refused_certificate_is_replaced_unless_the_node_was_let_in() {
     let remote = "127.0.0.1:1".parse().unwrap();
     states.send_replace(LinkState::Up { over: sync::node::Transport::Quic, remote });
     tokio::task::yield_now().await;
-    states.send_replace(LinkState::Refused("deleted".into()));
+    states.send_replace(LinkState::Dismissed("deleted".into()));
     assert!(tokio::time::timeout(Duration::from_millis(300), identity.changed()).await.is_err());
     assert!(api.seen().is_empty());
     shutdown.cancel();

@@ -2,6 +2,7 @@
 
 use super::taints::{NOT_READY, UNREACHABLE, UNSCHEDULABLE};
 use super::*;
+use crate::csr::identity;
 use crate::eviction::Eviction;
 use crate::harness::Sandbox;
 use crate::podgc::PodCollector;
@@ -262,4 +263,21 @@ fn a_single_node_beside_the_master_is_emptied() {
     sandbox.pass(60);
     silence(&mut sandbox, &["a0"]);
     assert_eq!(emptied(&sandbox, &names), "a0");
+}
+
+#[test]
+fn the_name_of_a_deleted_node_is_free_and_not_forgotten() {
+    let mut sandbox = sandbox();
+    sandbox.apply(
+        "apiVersion: v1\nkind: Secret\ntype: coracle.dev/node-identity\n\
+         metadata: {name: n.node-identity, namespace: kube-system}\ndata: {public-key-sha256: Y2FmZQ==}\n",
+    );
+    assert_eq!(identity::of(&sandbox.world, "n"), Some("cafe"));
+    sandbox.delete(&Key::of::<Node>("", "n"), state::Deletion { grace_seconds: None, propagation: None }).settle();
+    assert_eq!(identity::of(&sandbox.world, "n"), None);
+    let secret = identity::key("n");
+    sandbox.pass(365 * 24 * 3600);
+    assert!(sandbox.world.get(&secret).is_some_and(|secret| identity::is_released(secret)));
+    sandbox.pass(24 * 3600);
+    assert!(sandbox.world.get(&secret).is_none(), "nobody has such a certificate any more");
 }

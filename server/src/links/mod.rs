@@ -15,11 +15,13 @@ use crate::lineages::Lineages;
 use feed::{End, Feed};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
 pub use permit::PodNetworks;
 use permit::Writer;
 use router::Router;
-use state::{Change, Event, Revision};
+use serde_json::Value;
+use state::{Change, Event, Expect, Revision, Write, rfc3339};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{CommitError, Store, WatchError};
@@ -29,6 +31,8 @@ use sync::{Bulk, Caller, ClusterFacts, IncomingWrites, MasterEnd, NodeEnd, Posit
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// A node whose clock is further from this one than that has a wrong one. What is dated anew is sent back to the node.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(10);
 /// Batches of one node's writes that are being committed at once.
 const COMMITS_IN_FLIGHT_MAX: usize = 256;
 
@@ -247,7 +251,8 @@ impl Links {
     }
 
     async fn write(&self, mut batch: IncomingWrites, writer: Writer<'_>) {
-        let writes = std::mem::take(&mut batch.writes);
+        let mut writes = std::mem::take(&mut batch.writes);
+        date(&mut writes, crate::entropy::now());
         if let Err(rejected) = permit::all(&writes, &self.0.store.world(), writer) {
             if let Rejected::Failed(why) = &rejected {
                 tracing::warn!(node = writer.node, why, "a node's write is refused");
@@ -262,6 +267,17 @@ impl Links {
             return renewal.answer(Err(Rejected::Conflict(format!("node {node:?} is not registered"))));
         };
         renewal.answer(self.0.store.commit(vec![write]).await.map(|_| ()).map_err(rejected));
+    }
+}
+
+/// What a node makes is dated by this clock, where the node's is another.
+fn date(writes: &mut [Write], now: Timestamp) {
+    let made = writes.iter_mut().filter(|write| write.expect == Expect::Absent);
+    for metadata in made.filter_map(|write| write.value.as_mut()?.get_mut("metadata")?.as_object_mut()) {
+        let dated = metadata.get("creationTimestamp").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        if dated.is_none_or(|dated: Timestamp| now.duration_since(dated).abs() > CLOCKS_DIFFER) {
+            metadata.insert("creationTimestamp".into(), rfc3339(now).into());
+        }
     }
 }
 

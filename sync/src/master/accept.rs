@@ -1,8 +1,8 @@
 //! Who comes in: handshakes, certificates, and to which session a connection belongs.
 
-use super::TlsSource;
 use super::registry::Shared;
 use super::session;
+use super::{Refusal, TlsSource};
 use crate::bulk::Carrier;
 use crate::node::Transport;
 use crate::session::SessionError;
@@ -97,9 +97,13 @@ async fn connected(shared: &Arc<Shared>, connection: &Connection) {
     let certificate = quic::certificate(connection);
     let node = match admitted(shared, certificate.as_ref()) {
         Ok(node) => node,
-        Err(reason) => {
-            tracing::info!(%remote, reason, "a node was refused");
-            return connection.close(quic::REFUSED, reason.as_bytes());
+        Err(refusal) => {
+            let code = match &refusal {
+                Refusal::Refused(_) => quic::REFUSED,
+                Refusal::Dismissed(_) => quic::DISMISSED,
+            };
+            tracing::info!(%remote, reason = refusal.reason(), "a node was refused");
+            return connection.close(code, refusal.reason().as_bytes());
         }
     };
     // the first stream is opened by the node, and the only one
@@ -147,9 +151,11 @@ pub(super) async fn tls(shared: Arc<Shared>, stream: TlsStream<TcpStream>, remot
     let node = verified(&shared, &chain).and_then(|()| admitted(&shared, chain.first()));
     let node = match node {
         Ok(node) => node,
-        Err(reason) => {
-            tracing::info!(%remote, reason, "a node was refused");
-            return goodbye(&mut sender, &reason, true).await;
+        Err(refusal) => {
+            tracing::info!(%remote, reason = refusal.reason(), "a node was refused");
+            let dismissed = matches!(refusal, Refusal::Dismissed(_));
+            let goodbye = wire::Goodbye { reason: refusal.reason().into(), refused: true, dismissed };
+            return part(&mut sender, &goodbye).await;
         }
     };
     let stream = (sender, Frames::new(receiver));
@@ -181,9 +187,9 @@ async fn over_tls(
             }
         }
         (Ok((Some(open), Some(number))), Some(ALPN_STREAM)) => open.arrive(number, stream),
-        (Ok((None, _)), _) => goodbye(&mut stream.0, "there is no such session", false).await,
-        (Ok(_), _) => goodbye(&mut stream.0, "this is not what the protocol's name says", false).await,
-        (Err(error), _) => goodbye(&mut stream.0, &error.chain(), false).await,
+        (Ok((None, _)), _) => goodbye(&mut stream.0, "there is no such session").await,
+        (Ok(_), _) => goodbye(&mut stream.0, "this is not what the protocol's name says").await,
+        (Err(error), _) => goodbye(&mut stream.0, &error.chain()).await,
     }
 }
 
@@ -197,10 +203,13 @@ async fn join(frames: &mut Frames) -> Result<Join, StreamError> {
 }
 
 /// Ends a stream with a reason.
-pub(super) async fn goodbye(sender: &mut Sender, reason: &str, refused: bool) {
-    let goodbye = wire::Goodbye { reason: reason.into(), refused };
+pub(super) async fn goodbye(sender: &mut Sender, reason: &str) {
+    part(sender, &wire::Goodbye { reason: reason.into(), refused: false, dismissed: false }).await;
+}
+
+async fn part(sender: &mut Sender, goodbye: &wire::Goodbye) {
     let ending = async {
-        if sender.send(&wire::encode(kind::GOODBYE, &wire::to_json(&goodbye))).await.is_ok() {
+        if sender.send(&wire::encode(kind::GOODBYE, &wire::to_json(goodbye))).await.is_ok() {
             sender.finish().await;
         }
     };
@@ -209,14 +218,14 @@ pub(super) async fn goodbye(sender: &mut Sender, reason: &str, refused: bool) {
 }
 
 /// Checks what the API's listener may have taken from another authority.
-fn verified(shared: &Shared, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+fn verified(shared: &Shared, chain: &[CertificateDer<'static>]) -> Result<(), Refusal> {
     let (own, between) = chain.split_first().ok_or("a node must show a certificate")?;
     let verified = shared.verifier.verify_client_cert(own, between, UnixTime::now());
-    verified.map(|_| ()).map_err(|error| format!("the certificate is not trusted: {error}"))
+    verified.map(|_| ()).map_err(|error| format!("the certificate is not trusted: {error}").into())
 }
 
 /// The node of a certificate that TLS has found good, if the server wants it.
-fn admitted(shared: &Shared, certificate: Option<&CertificateDer<'static>>) -> Result<String, String> {
+fn admitted(shared: &Shared, certificate: Option<&CertificateDer<'static>>) -> Result<String, Refusal> {
     let certificate = certificate.ok_or("a node must show a certificate")?;
     let node = tls::node_name(certificate).map_err(|error| error.to_string())?;
     (shared.admit)(&node, certificate)?;

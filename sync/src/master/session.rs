@@ -71,7 +71,7 @@ pub(super) async fn run(shared: &Arc<Shared>, who: Who, (mut sender, frames): (S
             let code = if matches!(ended, StreamError::Session(_)) { quic::BROKEN } else { quic::CLOSED };
             connection.close(code, reason.as_bytes());
         }
-        None => goodbye(&mut sender, &reason, false).await,
+        None => goodbye(&mut sender, &reason).await,
     }
 }
 
@@ -87,7 +87,7 @@ async fn serve(shared: &Arc<Shared>, who: &Who, sender: &mut Sender, mut frames:
     let closed = shared.shutdown.child_token();
     let open = Arc::new(Open::new(name, who.node.clone(), who.over, closed.clone()));
     if let Err(reason) = shared.open(open.clone()) {
-        return SessionError::Goodbye { reason: reason.into(), refused: false }.into();
+        return SessionError::Goodbye { reason: reason.into(), refused: false, dismissed: false }.into();
     }
     let _registered = Registered { shared, open: &open };
     let (down, messages) = mpsc::channel(limits.down_messages_max);
@@ -138,7 +138,7 @@ impl Drop for Registered<'_> {
 }
 
 fn ended(reason: &str) -> StreamError {
-    SessionError::Goodbye { reason: reason.into(), refused: false }.into()
+    SessionError::Goodbye { reason: reason.into(), refused: false, dismissed: false }.into()
 }
 
 /// Names a session; only the certificate gives a right to it.

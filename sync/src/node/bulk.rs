@@ -108,8 +108,8 @@ async fn join((sender, frames): &mut (Sender, Frames), session: &str) -> Result<
         match frames.next(BOUNDS).await? {
             frame if frame.kind == kind::JOINED => Ok(()),
             frame if frame.kind == kind::GOODBYE => {
-                let wire::Goodbye { reason, refused } = wire::json("goodbye", &frame.body)?;
-                Err(SessionError::Goodbye { reason, refused }.into())
+                let wire::Goodbye { reason, refused, dismissed } = wire::json("goodbye", &frame.body)?;
+                Err(SessionError::Goodbye { reason, refused, dismissed }.into())
             }
             frame => Err(wire::WireError::Kind(frame.kind).into()),
         }

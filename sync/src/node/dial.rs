@@ -23,6 +23,8 @@ use tokio_rustls::client::TlsStream;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
 /// What QUIC is given when TCP has failed.
 const QUIC_ALONE_TIME_MAX: Duration = Duration::from_secs(8);
+/// What another attempt with QUIC is given when TCP answers first.
+const QUIC_ANEW_TIME_MAX: Duration = Duration::from_secs(1);
 /// Addresses of the master that are tried.
 const ADDRESSES_MAX: usize = 6;
 /// How much later each further address is tried.
@@ -75,7 +77,11 @@ impl Dialler {
                     Ok(decided) => decided.map_err(|other| both(other.text(), why)),
                     Err(_) => Err(both("no answer over QUIC", why)),
                 },
-                carried => carried,
+                // a path that has just come back: what QUIC has sent before is lost, and repeated too late
+                Ok(carried) => match timeout(patience.min(QUIC_ANEW_TIME_MAX), self.control_over_quic()).await {
+                    Ok(Ok(better)) => Ok(better),
+                    _ => Ok(carried),
+                },
             },
         }
     }
@@ -234,6 +240,6 @@ fn broken(what: &str, error: &io::Error) -> Failure {
 fn both(quic: &str, tcp: Failure) -> Failure {
     match tcp {
         Failure::Broken(why) => Failure::Broken(format!("{quic}; {why}")),
-        refused @ Failure::Refused(_) => refused,
+        decided => decided,
     }
 }

@@ -8,7 +8,7 @@ use crate::session::{NodeAction, NodeSession, SessionError};
 use crate::transport::{Frames, Sender, StreamError};
 use crate::wire::{self, kind};
 use crate::{Bulk, Down, Hello, IncomingCall, Limits, Progress, Rejected, VERSION};
-use state::Event;
+use state::{Event, Revision};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -32,6 +32,13 @@ pub(super) struct Hands {
 }
 
 impl Hands {
+    /// Nothing of what the node has is the cluster's any more.
+    pub(super) async fn empty(&mut self) {
+        self.progress = Progress::default();
+        // a node that has dropped its end needs no telling
+        let _ = self.down.send(Down::Reset { revision: Revision(0), objects: Vec::new() }).await;
+    }
+
     /// Turns writers away for as long as there is no link; returns when the node has dropped its end.
     pub(super) async fn idle(&mut self) {
         loop {
@@ -131,7 +138,7 @@ async fn leave(sender: &mut Sender, connection: Option<&quinn::Connection>, end:
     match connection {
         Some(connection) => connection.close(code, reason.as_bytes()),
         None => {
-            let goodbye = wire::Goodbye { reason: reason.into(), refused: false };
+            let goodbye = wire::Goodbye { reason: reason.into(), refused: false, dismissed: false };
             let frame = wire::encode(kind::GOODBYE, &wire::to_json(&goodbye));
             let farewell = async {
                 if sender.send(&frame).await.is_ok() {
@@ -201,7 +208,10 @@ async fn read(
 fn failure(error: &StreamError) -> Failure {
     match error {
         StreamError::Broken(error) => tls_failure(error),
-        StreamError::Session(SessionError::Goodbye { reason, refused: true }) => Failure::Refused(reason.clone()),
+        StreamError::Session(SessionError::Goodbye { reason, dismissed: true, .. }) => {
+            Failure::Dismissed(reason.clone())
+        }
+        StreamError::Session(SessionError::Goodbye { reason, refused: true, .. }) => Failure::Refused(reason.clone()),
         other => Failure::Broken(other.chain()),
     }
 }

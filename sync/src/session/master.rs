@@ -62,8 +62,8 @@ impl MasterSession {
         match (frame.kind, self.version) {
             (kind::HELLO, None) => self.hello(wire::json("hello", &frame.body)?).map(Some),
             (kind::GOODBYE, _) => {
-                let wire::Goodbye { reason, refused } = wire::json("goodbye", &frame.body)?;
-                Err(SessionError::Goodbye { reason, refused })
+                let wire::Goodbye { reason, refused, dismissed } = wire::json("goodbye", &frame.body)?;
+                Err(SessionError::Goodbye { reason, refused, dismissed })
             }
             (kind::IGNORABLE.., _) => Ok(None),
             (_, None) => Err(SessionError::Order("something came before the hello")),

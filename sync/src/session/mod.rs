@@ -29,6 +29,8 @@ pub(crate) enum SessionError {
         reason: String,
         /// Trying again will not help for a while.
         refused: bool,
+        /// The node has been taken out of the cluster.
+        dismissed: bool,
     },
     /// A bound.
     #[error("{what}: more than {max} bytes")]

@@ -66,8 +66,8 @@ impl<T> NodeSession<T> {
         match (frame.kind, self.is_open) {
             (kind::WELCOME, false) => self.welcome(wire::json("welcome", &frame.body)?),
             (kind::GOODBYE, _) => {
-                let wire::Goodbye { reason, refused } = wire::json("goodbye", &frame.body)?;
-                Err(SessionError::Goodbye { reason, refused })
+                let wire::Goodbye { reason, refused, dismissed } = wire::json("goodbye", &frame.body)?;
+                Err(SessionError::Goodbye { reason, refused, dismissed })
             }
             (kind::IGNORABLE.., _) => Ok(Vec::new()),
             (kind::WELCOME, true) => Err(SessionError::Order("a second welcome")),

@@ -201,6 +201,9 @@ pub(crate) struct Goodbye {
     /// Trying again will not help for a while.
     #[serde(default)]
     pub(crate) refused: bool,
+    /// The node has been taken out of the cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) dismissed: bool,
 }
 
 /// First on a connection that belongs to a session.

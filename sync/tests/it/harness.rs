@@ -10,7 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use sync::master::{self, Door, Session};
+use sync::master::{self, Door, Refusal, Session};
 use sync::node::{self, LinkState};
 use sync::{
     Call, CallError, ClusterFacts, Down, Identity, IncomingCall, Input, Limits, MasterEnd, NodeEnd, Output, Position,
@@ -111,7 +111,7 @@ impl Master {
             node_ca: node_ca.certificate.clone(),
             reset_key: [7; 32],
             admit: Arc::new(move |node, _| match bans.lock().unwrap().iter().any(|banned| banned == node) {
-                true => Err(format!("node {node} was deleted")),
+                true => Err(Refusal::Dismissed(format!("node {node} was deleted"))),
                 false => Ok(()),
             }),
             limits,

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 use sync::node::{self, LinkState};
-use sync::{Identity, Limits};
+use sync::{Down, Identity, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -20,6 +20,19 @@ async fn refusal(master: &Master, config: node::Config) -> String {
     stop.cancel();
     assert!(master.sessions.is_empty(), "no session was opened");
     let LinkState::Refused(why) = state else { panic!("{state:?}") };
+    why
+}
+
+/// Why a node that is none any more is sent away, after it has been told that nothing is its own.
+async fn dismissal(master: &Master, config: node::Config) -> String {
+    let stop = CancellationToken::new();
+    let mut link = node::dial(config, stop.clone());
+    let state = wait_state(&link, "a dismissal", |state| matches!(state, LinkState::Dismissed(_))).await;
+    let told = soon("what is left", link.end.next()).await;
+    assert!(matches!(&told, Some(Down::Reset { objects, .. }) if objects.is_empty()), "{told:?}");
+    stop.cancel();
+    assert!(master.sessions.is_empty(), "no session was opened");
+    let LinkState::Dismissed(why) = state else { panic!("{state:?}") };
     why
 }
 
@@ -41,7 +54,7 @@ async fn certificates_that_are_not_good_are_refused_with_their_reason() {
         assert!(why.contains(expected), "{what}: {why}");
     }
     master.banned.lock().unwrap().push("b".into());
-    assert_eq!(refusal(&master, master.node("b")).await, "node b was deleted");
+    assert_eq!(dismissal(&master, master.node("b")).await, "node b was deleted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +99,7 @@ async fn refusals_over_tcp_say_why_too() {
     master.serve_tcp(listener);
     master.banned.lock().unwrap().push("b".into());
     let config = node::Config { port, ..master.dialling("b", master.node_ca.node("b"), limits) };
-    assert_eq!(refusal(&master, config).await, "node b was deleted");
+    assert_eq!(dismissal(&master, config).await, "node b was deleted");
     let config = node::Config { port, ..master.dialling("a", master.node_ca.expired("a"), limits) };
     let why = refusal(&master, config).await;
     assert!(why.contains("it has expired"), "{why}");
