@@ -3,6 +3,7 @@
 //! Others are known from the replica's Nodes, which are on disk too, so nodes that reach each other talk on without a master.
 //! Deliberately absent: how packets travel (`sync::mesh`), the device (`netproxy::network`).
 
+mod icmp;
 #[cfg(test)]
 mod tests;
 mod wire;

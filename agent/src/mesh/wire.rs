@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: who the others are.
 
+use super::icmp::host_unreachable;
 use super::network;
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -71,10 +72,10 @@ impl Wire {
         let mesh = Mesh::start(mesh_config, ToKernel(Mutex::new(tun.writer())), stop.clone())?;
         let port = mesh.port().context("the mesh's socket")?;
         let gone = CancellationToken::new();
-        let (packets, outward, stopped, tell) =
-            (tun.reader(HEAD_BYTES), mesh.clone(), stop.clone(), gone.clone().drop_guard());
+        let (packets, answers) = (tun.reader(HEAD_BYTES), tun.writer());
+        let (outward, stopped, tell) = (mesh.clone(), stop.clone(), gone.clone().drop_guard());
         let reader = tokio::spawn(async move {
-            pump(packets, outward, stopped).await;
+            pump(packets, answers, outward, stopped).await;
             drop(tell);
         });
         Ok(Self { mesh, port, cluster: config.cluster, gone, reader, stop })
@@ -89,9 +90,9 @@ impl Wire {
     }
 }
 
-/// From the kernel to the mesh, until the device or the node ends.
-async fn pump(mut reader: PacketReader, mesh: Mesh, stop: CancellationToken) {
-    let mut packets = Vec::new();
+/// From the kernel to the mesh, until the device or the node ends. What is for a node out of reach is answered so.
+async fn pump(mut reader: PacketReader, mut answers: PacketWriter, mesh: Mesh, stop: CancellationToken) {
+    let (mut packets, mut lost) = (Vec::new(), Vec::new());
     loop {
         tokio::select! {
             biased;
@@ -101,7 +102,13 @@ async fn pump(mut reader: PacketReader, mesh: Mesh, stop: CancellationToken) {
             },
         }
         for packet in packets.drain(..) {
-            mesh.send(packet);
+            lost.extend(mesh.send(packet).and_then(|packet| host_unreachable(&packet)));
+        }
+        if !lost.is_empty() {
+            if let Err(error) = answers.send(&lost).await {
+                tracing::debug!(%error, "the kernel refused an answer");
+            }
+            lost.clear();
         }
     }
 }

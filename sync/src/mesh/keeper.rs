@@ -329,12 +329,19 @@ impl Known {
             self.lane.direct.store(direct.map(Arc::new));
         }
         self.lane.is_armed.store(self.peer.is_curious(now), Ordering::Relaxed);
+        self.lane.is_out_of_reach.store(self.peer.is_out_of_reach(), Ordering::Relaxed);
     }
 }
 
 impl Lane {
     fn new(name: Arc<str>, networks: Vec<super::Network>) -> Self {
-        Self { name, networks, direct: None.into(), is_armed: AtomicBool::new(false) }
+        Self {
+            name,
+            networks,
+            direct: None.into(),
+            is_armed: AtomicBool::new(false),
+            is_out_of_reach: AtomicBool::new(false),
+        }
     }
 }
 

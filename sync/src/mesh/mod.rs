@@ -139,6 +139,8 @@ struct Lane {
     direct: ArcSwapOption<Direct>,
     /// Whether the next packet is to be told to the keeper.
     is_armed: AtomicBool,
+    /// Whether it could not be dialled lately.
+    is_out_of_reach: AtomicBool,
 }
 
 /// A connection to a node.
@@ -197,9 +199,10 @@ impl Mesh {
         self.0.endpoint.local_addr().map(|address| address.port())
     }
 
-    /// Sends a packet that has [`HEAD_BYTES`] of room in front. Never waits: what cannot leave is dropped and counted.
-    pub fn send(&self, room_and_packet: BytesMut) {
-        self.0.send(room_and_packet);
+    /// Sends a packet that has [`HEAD_BYTES`] of room in front. Never waits: what cannot leave is dropped and counted. Where that is
+    /// because neither the node it is for nor the master can be had, the packet is returned.
+    pub fn send(&self, room_and_packet: BytesMut) -> Option<Bytes> {
+        self.0.send(room_and_packet)
     }
 
     /// The nodes to which there is a connection that is used now.
@@ -224,14 +227,21 @@ impl Mesh {
 }
 
 impl Inner {
-    fn send(&self, room_and_packet: BytesMut) {
+    fn send(&self, room_and_packet: BytesMut) -> Option<Bytes> {
         let packet = room_and_packet.get(HEAD_BYTES..).and_then(frame::whole_ends);
-        let Some(Ends { source, destination }) = packet else { return self.counting.dropped_malformed.add() };
+        let Some(Ends { source, destination }) = packet else {
+            self.counting.dropped_malformed.add();
+            return None;
+        };
         if !self.is_ours(source) {
-            return self.counting.dropped_source.add();
+            self.counting.dropped_source.add();
+            return None;
         }
         let table = self.table.load();
-        let Some(lane) = table.find(destination) else { return self.counting.dropped_destination.add() };
+        let Some(lane) = table.find(destination) else {
+            self.counting.dropped_destination.add();
+            return None;
+        };
         let frame = frame::whole(room_and_packet, self.next_id.fetch_add(1, Ordering::Relaxed));
         if lane.is_armed.load(Ordering::Relaxed) && lane.is_armed.swap(false, Ordering::Relaxed) {
             // the keeper is asked again when it has had no room
@@ -242,13 +252,19 @@ impl Inner {
         let send_direct =
             |frame: &Bytes| direct.as_ref().is_some_and(|direct| send_direct(&direct.connection, frame.clone()));
         if direct.as_ref().is_some_and(|direct| !direct.is_suspect) && send_direct(&frame) {
-            return self.counting.sent_direct.add();
+            self.counting.sent_direct.add();
+            return None;
         }
         match relay::send(&self.config.bulk, frame.clone()) {
             Ok(()) => self.counting.sent_relayed.add(),
             Err(SendError::Down) if send_direct(&frame) => self.counting.sent_direct.add(),
-            Err(_) => self.counting.dropped_link.add(),
+            Err(error) => {
+                self.counting.dropped_link.add();
+                let is_hopeless = matches!(error, SendError::Down) && lane.is_out_of_reach.load(Ordering::Relaxed);
+                return is_hopeless.then(|| frame.slice(HEAD_BYTES..));
+            }
         }
+        None
     }
 
     fn is_ours(&self, address: Ipv4Addr) -> bool {

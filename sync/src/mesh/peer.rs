@@ -115,6 +115,11 @@ impl Peer {
         self.is_dialable(now) || (self.link.is_some() && !self.is_busy(now))
     }
 
+    /// Whether it could not be reached the last time, and nothing else is known since: without the relay, packets are lost.
+    pub fn is_out_of_reach(&self) -> bool {
+        self.link.is_none() && (self.failures > 0 || self.endpoints.is_empty())
+    }
+
     fn is_dialable(&self, now: Instant) -> bool {
         let is_free = match self.dial {
             Dial::Idle => true,
@@ -270,7 +275,9 @@ mod tests {
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(peer.wanted(now), dial);
             assert_eq!((peer.wanted(now), peer.path()), (None, Path::Relay), "under way");
+            assert_eq!(peer.is_out_of_reach(), wait > 1, "the first dial may reach it");
             peer.dial_failed(now);
+            assert!(peer.is_out_of_reach());
             assert_eq!(peer.dialable_at(), Some(now + Duration::from_secs(wait)));
             peer.waited(now + Duration::from_secs(wait) - seconds(0.001));
             assert_eq!(peer.wanted(now + Duration::from_secs(wait) - seconds(0.001)), None);
@@ -282,7 +289,7 @@ mod tests {
         peer.set_endpoints(vec!["192.0.2.7:6444".parse().unwrap()]);
         assert!(!peer.is_dialable(now), "nothing new");
         peer.set_endpoints(vec!["192.0.2.8:6444".parse().unwrap()]);
-        assert!(peer.is_dialable(now), "a new place is tried at once");
+        assert!(peer.is_dialable(now) && !peer.is_out_of_reach(), "a new place is tried at once");
     }
 
     #[test]
