@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A Wasm pod that answers HTTP on port 8000 and asks others, on a node.
-fn asker(name: &str, node: &str) -> String {
+pub fn asker(name: &str, node: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  \
          nodeSelector: {{kubernetes.io/hostname: {node}}}\n  terminationGracePeriodSeconds: 1\n  \
@@ -14,7 +14,7 @@ fn asker(name: &str, node: &str) -> String {
 }
 
 /// A Service of the pods of that name.
-fn service(name: &str, port: u16, protocol: &str) -> String {
+pub fn service(name: &str, port: u16, protocol: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  selector: {{app: {name}}}\n  \
          ports: [{{port: {port}, protocol: {protocol}}}]\n---\n"
@@ -22,12 +22,12 @@ fn service(name: &str, port: u16, protocol: &str) -> String {
 }
 
 /// Where a pod listens.
-fn address(user: &User, pod: &str) -> SocketAddr {
+pub fn address(user: &User, pod: &str) -> SocketAddr {
     format!("{}:8000", user.field(&format!("pod/{pod}"), "{.status.podIP}")).parse().unwrap()
 }
 
 /// What must not change of a pod that nobody touched.
-fn identity(user: &User, pod: &str) -> String {
+pub fn identity(user: &User, pod: &str) -> String {
     let path = "{.metadata.uid} {.status.podIP} {.status.containerStatuses[0].containerID} \
                 {.status.containerStatuses[0].restartCount}";
     user.field(&format!("pod/{pod}"), path)

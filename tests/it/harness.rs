@@ -1,5 +1,6 @@
 //! A cluster to test against, and the ways in.
 
+mod cable;
 mod docker;
 mod engine;
 mod fleet;
@@ -9,10 +10,11 @@ mod registry;
 mod room;
 mod server;
 
+pub use cable::{Cable, Weather};
 pub use docker::{Busybox, docker, has_docker};
 pub use engine::Engine;
 pub use fleet::{Agent, Fleet};
-pub use net::{Reply, free_port, request};
+pub use net::{Reply, Traffic, free_port, request};
 pub use programs::{feed, kubectls, terminal};
 pub use registry::Registry;
 pub use room::Room;

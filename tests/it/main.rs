@@ -11,6 +11,7 @@ mod dns;
 mod docker;
 mod faults;
 mod fleet;
+mod fleet_faults;
 mod guests;
 mod images;
 mod mixed;

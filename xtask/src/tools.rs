@@ -11,7 +11,7 @@ struct Tool {
     package: &'static str,
 }
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     Tool { program: "kubectl", will_do: any, package: "kubernetes-client" },
     Tool { program: "dockerd", will_do: any, package: "docker.io" },
     // a package of its own in newer Debians, part of docker.io in older ones
@@ -23,6 +23,7 @@ const TOOLS: [Tool; 8] = [
     Tool { program: "ip", will_do: any, package: "iproute2" },
     // an engine without it cannot join its bridge to the network
     Tool { program: "iptables", will_do: any, package: "iptables" },
+    Tool { program: "faketime", will_do: any, package: "faketime" },
 ];
 
 /// Installs what is missing. Returns what had to be done without, in words: only where this user may not install, or

@@ -1,10 +1,10 @@
 //! A master and its agents, each agent on a machine of its own: a network namespace on a switch, whose plug can be pulled.
 
 use super::server::{Networks, Server, ip, unmount_all};
-use super::{Cluster, PATIENCE, has_docker, root, until};
+use super::{Cable, Cluster, PATIENCE, Traffic, has_docker, root, until};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,14 +87,17 @@ pub struct Agent {
     pub name: String,
     /// Its address on the switch.
     pub address: Ipv4Addr,
-    /// What it joins with.
+    /// What it joins with; nothing when empty.
     pub token: String,
     /// More flags.
     pub flags: Vec<String>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
     server: String,
     namespace: String,
     plug: String,
     switch: String,
+    cable: Option<Cable>,
     dir: TempDir,
     process: Option<Child>,
 }
@@ -130,10 +133,12 @@ impl Agent {
             address,
             token: token.trim().to_owned(),
             flags: Vec::new(),
+            environment: Vec::new(),
             server: format!("https://{}:{}", switch.host(MASTER), server.api_port()),
             namespace,
             plug,
             switch: switch.namespace.clone(),
+            cable: None,
             dir: tempfile::Builder::new().prefix("coracle-it-").tempdir().unwrap(),
             process: None,
         }
@@ -144,12 +149,16 @@ impl Agent {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
         let process = Command::new("ip")
             .args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_coracle"), "agent"])
-            .args(["--server", &self.server, "--token", &self.token, "--node-name", &self.name])
+            .args(["--server", &self.server, "--node-name", &self.name])
             .args(["--node-ip", &self.address.to_string(), "--data-dir"])
             .arg(self.data_dir())
+            .args(if self.token.is_empty() { vec![] } else { vec!["--token", &self.token] })
             .args(&self.flags)
             // the machine's own Docker lives elsewhere
             .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+            // what it says is read
+            .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(root())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -175,10 +184,29 @@ impl Agent {
     }
 
     /// What memory knows, and the kernel's networks with it, are gone as after a power cut; the disk stays.
-    pub fn reboot(&mut self) {
+    pub fn power_off(&mut self) {
         self.kill();
         ip(&["-n", &self.namespace, "route", "flush", "table", "local", "proto", "unspec"]);
+    }
+
+    /// The power was off.
+    pub fn reboot(&mut self) {
+        self.power_off();
         self.start();
+    }
+
+    /// A cable to the switch that can be listened at and has weather.
+    pub fn cable(&mut self) -> &Cable {
+        self.cable.get_or_insert_with(|| Cable::lay(&self.switch, &self.plug, &unique("c")))
+    }
+
+    /// Asks a web server again and again, as a program of that machine.
+    pub fn traffic(&self, to: SocketAddr) -> Traffic {
+        let namespace = File::open(Path::new("/run/netns").join(&self.namespace)).unwrap();
+        Traffic::start(to, move || {
+            // of the thread alone that asks
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        })
     }
 
     /// Pulls the plug.

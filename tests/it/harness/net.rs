@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A port that nobody uses now.
@@ -29,4 +32,46 @@ pub fn request(to: SocketAddr, host: &str, path: &str) -> std::io::Result<Reply>
     reader.read_to_string(&mut rest)?;
     let body = rest.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
     Ok(Reply { status, body })
+}
+
+/// Requests one after the other, until it is asked how they went.
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Outcomes>,
+}
+
+/// How requests went.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// So many were answered.
+    pub answered: usize,
+    /// Why others were not.
+    pub failures: Vec<String>,
+}
+
+impl Traffic {
+    /// Asks from a thread that has prepared itself.
+    pub fn start(to: SocketAddr, prepare: impl FnOnce() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            prepare();
+            let mut outcomes = Outcomes::default();
+            while !stopped.load(Ordering::Relaxed) {
+                match request(to, "pod", "/traffic") {
+                    Ok(Reply { status: 200, .. }) => outcomes.answered += 1,
+                    other => outcomes.failures.push(format!("{other:?}")),
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            outcomes
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops, and tells.
+    pub fn end(self) -> Outcomes {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
 }
