@@ -24,6 +24,7 @@ pub mod master;
 pub mod mesh;
 pub mod node;
 mod packets;
+pub mod peers;
 mod quic;
 mod session;
 pub mod slice;

@@ -2,8 +2,10 @@
 //!
 //! Everything that routes traffic goes to every node; what a pod reads goes where the pod is, and nowhere else. When the
 //! last pod that reads an object has left a node, the object leaves it too, as if it were deleted. Of other nodes a node
-//! gets what it takes to reach their pods and to prefer near ones ([`Reach`]), and hears of them only when that changed.
+//! gets what it takes to reach their pods and to prefer near ones ([`Reach`]), and hears of them only when that changed. Where
+//! there are NetworkPolicies it also gets the pods elsewhere, as [`peers`] tells of them.
 
+use crate::peers;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -11,7 +13,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::json;
 use state::{Change, Event, Key, Object, Revision, World, storage};
@@ -43,7 +45,8 @@ pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
     keys.extend(local.map(|volume| volume.key().clone()));
     let own = keys.iter().filter_map(|key| world.get(key)).cloned();
     let others = world.all::<Node>(None).filter(|other| *other.key().name != *node);
-    own.chain(others.filter_map(|other| reduced(other))).collect()
+    let others = others.filter_map(|other| reduced(other));
+    own.chain(others).chain(peers::objects(world, node)).collect()
 }
 
 /// What an event means to a node. `world` contains the event and may contain later ones. What an object newly refers to
@@ -62,6 +65,11 @@ pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     }
     if key.is::<Node>() && *key.name != *node {
         return other_node_events(event);
+    }
+    if key.is::<NetworkPolicy>() {
+        let mut events = vec![event.clone()];
+        events.extend(peers::policy_events(event, world, node));
+        return events;
     }
     let concerned = is_common(key) || key.is::<Node>() || (is_source(key) && is_referred_to(key, world, node));
     match concerned {
@@ -97,6 +105,9 @@ impl Audience {
 pub fn audience(event: &Event, world: &World) -> Audience {
     let key = event.key();
     if key.is::<Pod>() {
+        if peers::are_to_be_told(event, world) {
+            return Audience::Everybody;
+        }
         let nodes = [Some(&event.object), event.previous.as_ref()].into_iter().flatten().filter_map(|pod| node_of(pod));
         return Audience::Nodes(nodes.map(str::to_owned).collect());
     }
@@ -141,7 +152,7 @@ fn pod_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
             let gone = Event { change: Change::Deleted, ..event.clone() };
             with_references(&gone, world, node, needs)
         }
-        (false, false) => Vec::new(),
+        (false, false) => peers::pod_events(event, world, node),
     }
 }
 
@@ -281,6 +292,7 @@ fn is_common(key: &Key) -> bool {
         || key.is::<Endpoints>()
         || key.is::<Ingress>()
         || key.is::<IngressClass>()
+        || key.is::<NetworkPolicy>()
         || key.is::<RuntimeClass>()
 }
 
@@ -424,7 +436,7 @@ mod tests {
 
         /// The change happens, and nobody looks yet.
         fn change(&mut self, kind: &str, namespace: &str, name: &str, body: Option<Value>) -> Event {
-            let version = if kind == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
+            let version = if matches!(kind, "Ingress" | "NetworkPolicy") { "networking.k8s.io/v1" } else { "v1" };
             let resource = manifests::by_kind(version, kind).unwrap().resource();
             let revision = Revision(self.world.revision().0 + 1);
             let previous = self.world.get(&Key::new(resource.clone(), namespace, name)).cloned();
@@ -452,7 +464,10 @@ mod tests {
                 assert!(!is_told || audience.has(node), "{node} is to be told of {event:?}, and is not asked about");
             }
             let events = events(event, &self.world, "a");
-            events.iter().for_each(|event| self.replica.fold(event));
+            for event in &events {
+                self.replica.fold(event);
+                peers::forget(&mut self.replica);
+            }
             events.iter().map(|event| format!("{:?} {}", event.change, event.key())).collect()
         }
 
@@ -628,6 +643,72 @@ mod tests {
         cluster.agree();
         cluster.fold("Ingress", "n", "i", ingress("tls"));
         cluster.fold("Ingress", "n", "i", None);
+        cluster.agree();
+    }
+
+    #[test]
+    fn pods_elsewhere_are_told_while_there_are_policies() {
+        let far = |label: &str, address: &str, phase: &str| {
+            let mut value = json!({
+                "metadata": {"labels": {"app": label}},
+                "spec": {"nodeName": "b", "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 80}]}]},
+                "status": {"phase": phase, "conditions": []},
+            });
+            if !address.is_empty() {
+                value["status"]["podIPs"] = json!([{"ip": address}]);
+            }
+            Some(value)
+        };
+        let policy = || Some(json!({"spec": {"podSelector": {}}}));
+        let mut cluster = Cluster::new();
+        assert!(cluster.fold("Pod", "n", "early", far("x", "10.0.0.1", "Running")).is_empty());
+        cluster.fold("Pod", "n", "own", pod("a", "s"));
+        let first = cluster.fold("NetworkPolicy", "n", "p", policy());
+        assert_eq!(first, ["Added networkpolicies.networking.k8s.io n/p", "Added podpeers.coracle.dev n/early"]);
+        assert_eq!(cluster.fold("NetworkPolicy", "n", "q", policy()).len(), 1, "they are known");
+        cluster.agree();
+        assert!(cluster.fold("Pod", "n", "late", far("x", "", "Pending")).is_empty(), "it has no address");
+        assert_eq!(
+            cluster.fold("Pod", "n", "late", far("x", "10.0.0.2", "Pending")),
+            ["Added podpeers.coracle.dev n/late"]
+        );
+        assert!(cluster.fold("Pod", "n", "late", far("x", "10.0.0.2", "Running")).is_empty(), "nothing of interest");
+        assert_eq!(
+            cluster.fold("Pod", "n", "late", far("y", "10.0.0.2", "Running")),
+            ["Modified podpeers.coracle.dev n/late"]
+        );
+        cluster.agree();
+        let key = Key::of::<peers::PodPeer>("n", "late");
+        let told = cluster.replica.get(&key).unwrap().value();
+        let wanted = json!({
+            "apiVersion": "coracle.dev/v1", "kind": "PodPeer", "addresses": ["10.0.0.2"],
+            "ports": [{"name": "web", "protocol": "TCP", "port": 80}],
+            "metadata": {"namespace": "n", "name": "late", "labels": {"app": "y"},
+                "resourceVersion": told["metadata"]["resourceVersion"]},
+        });
+        assert_eq!(told, wanted);
+        assert_eq!(
+            cluster.fold("Pod", "n", "late", far("y", "10.0.0.2", "Failed")),
+            ["Deleted podpeers.coracle.dev n/late"]
+        );
+        assert!(cluster.fold("Pod", "n", "late", None).is_empty());
+        cluster.agree();
+        cluster.fold("NetworkPolicy", "n", "p", None);
+        cluster.agree();
+        cluster.fold("NetworkPolicy", "n", "q", None);
+        cluster.agree();
+        assert!(cluster.replica.get(&Key::of::<peers::PodPeer>("n", "early")).is_none());
+        // all is over, and there again, before anybody looks
+        let events = [
+            cluster.change("NetworkPolicy", "n", "p", policy()),
+            cluster.change("Pod", "n", "early", None),
+            cluster.change("NetworkPolicy", "n", "p", None),
+            cluster.change("Pod", "n", "other", far("x", "10.0.0.3", "Running")),
+            cluster.change("NetworkPolicy", "n", "q", policy()),
+        ];
+        for event in &events {
+            cluster.see(event);
+        }
         cluster.agree();
     }
 }

@@ -4,10 +4,11 @@
 //! everybody who compares revisions starts anew when `era` has changed.
 
 use super::Saved;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use state::{Key, Object, Revision, World};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use sync::{ClusterFacts, Down, Position, Progress};
+use sync::{ClusterFacts, Down, Position, Progress, peers};
 
 /// What a node knows.
 #[derive(Default)]
@@ -76,6 +77,9 @@ impl Replica {
                 Down::Event(event) => {
                     folded.touched.insert(event.key().clone());
                     self.world.fold(&event);
+                    if event.key().is::<NetworkPolicy>() {
+                        folded.touched.extend(peers::forget(&mut self.world));
+                    }
                 }
                 Down::Reached(revision) => {
                     self.world.advance(revision);

@@ -11,6 +11,7 @@ mod ingress;
 pub(crate) mod job;
 mod lease;
 mod namespace;
+mod network_policy;
 mod node;
 mod persistent_volume;
 pub(crate) mod persistent_volume_claim;
@@ -24,7 +25,7 @@ mod storage_class;
 
 use crate::Kind;
 
-static KINDS: [Kind; 22] = [
+static KINDS: [Kind; 23] = [
     config::CONFIG_MAP,
     endpoints::ENDPOINTS,
     event::EVENT,
@@ -44,6 +45,7 @@ static KINDS: [Kind; 22] = [
     endpoints::ENDPOINT_SLICE,
     ingress::INGRESS_CLASS,
     ingress::INGRESS,
+    network_policy::NETWORK_POLICY,
     pod_disruption_budget::POD_DISRUPTION_BUDGET,
     runtime_class::RUNTIME_CLASS,
     storage_class::STORAGE_CLASS,
