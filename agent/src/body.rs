@@ -10,6 +10,7 @@ use crate::container::sandbox::Sandbox;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
 use crate::machine::Machine;
+use crate::policy::Policies;
 use crate::replica::Keeper;
 use crate::routes::Routed;
 use arc_swap::ArcSwap;
@@ -74,6 +75,8 @@ pub struct Body {
     pub filled: watch::Sender<bool>,
     /// Something that the routes are made of has changed.
     pub routes_stale: Notify,
+    /// Who may talk to whom.
+    pub policies: Policies,
     /// Some Node is another: where the pod network goes.
     pub nodes_changed: Notify,
     /// Addresses that get new traffic.
@@ -116,6 +119,12 @@ pub struct LatestLog {
 
 /// A value behind a lock that is only ever held for a moment.
 pub struct Shared<T>(Mutex<T>);
+
+impl<T: Default> Default for Shared<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
 
 impl<T> Shared<T> {
     /// Wraps a value.

@@ -5,6 +5,7 @@
 
 use crate::body::{Body, Session};
 use crate::pod::{Mail, Past, Worker};
+use crate::policy;
 use crate::replica::{Folded, Replica};
 use crate::routes;
 use crate::volumes::{self, reclaim::Reclaim};
@@ -79,6 +80,9 @@ impl Inbox {
 
     /// Tells everybody what is known already.
     pub fn begin(&mut self) {
+        // before anything is served: nobody passes whom the node's own copy keeps out
+        self.body.replica.store(Arc::new(self.replica.world.clone()));
+        policy::compile_now(&self.body);
         let touched = self.replica.world.iter().map(|object| object.key().clone()).collect();
         self.show(Folded { touched, session: true, ..Folded::default() });
         self.untold.clear();
@@ -213,6 +217,9 @@ impl Inbox {
         }
         if touched.iter().any(|key| routes::concerns(&self.replica.world, key)) {
             self.body.routes_stale.notify_one();
+        }
+        if touched.iter().any(policy::concerns) {
+            self.body.policies.stale.notify_one();
         }
     }
 

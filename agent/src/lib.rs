@@ -21,6 +21,7 @@ mod machine;
 mod mesh;
 mod node;
 mod pod;
+mod policy;
 mod probes;
 pub mod replica;
 mod routes;
@@ -169,6 +170,7 @@ async fn staff(
     shutdown: &CancellationToken,
 ) -> HashSet<String> {
     tasks.spawn(routes::keep(body.clone(), shutdown.clone()));
+    tasks.spawn(policy::keep(body.clone(), shutdown.clone()));
     tasks.spawn(answer(body.clone(), calls, shutdown.clone()));
     let Some(docker) = &body.docker else { return HashSet::new() };
     tasks.spawn(docker.clone().watch(shutdown.clone()));
@@ -253,6 +255,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
         filled: watch::Sender::new(false),
         machine,
         routes_stale: Notify::new(),
+        policies: policy::Policies::default(),
         nodes_changed: Notify::new(),
         routed: watch::Sender::default(),
         api: ArcSwap::new(Arc::new(cluster.api)),

@@ -65,6 +65,11 @@ impl Port {
         self.backends.load().endpoints.iter().any(|endpoint| endpoint.addr == addr)
     }
 
+    /// Whether that holds for all its endpoints.
+    pub(crate) fn all(&self, holds: impl Fn(SocketAddr) -> bool) -> bool {
+        self.backends.load().endpoints.iter().all(|endpoint| holds(endpoint.addr))
+    }
+
     /// An endpoint not in `tried`; `client` counts only with affinity.
     pub(crate) fn choose(&self, among: Among, tried: &[SocketAddr], client: Option<IpAddr>) -> Option<Arc<Endpoint>> {
         let backends = self.backends.load();

@@ -19,6 +19,7 @@ mod listener;
 pub mod network;
 mod outgoing;
 mod pods;
+pub mod policy;
 mod problems;
 mod proxy;
 mod routes;

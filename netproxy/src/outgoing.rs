@@ -12,6 +12,7 @@ use rustls_pki_types::ServerName;
 use crate::balance::{Among, Port};
 use crate::dns::resolver::{self, Known};
 use crate::handler::{Body, BoxError, HandlerError};
+use crate::routes::Protocol;
 use crate::shared::Shared;
 use crate::table::Table;
 use crate::view::{PodView, Via, is_localhost};
@@ -91,7 +92,9 @@ type Answer = Result<Response<Reply>, Refusal>;
 
 async fn plain(shared: &Arc<Shared>, pod: &PodView, place: Place, request: Request<Body>) -> Answer {
     let origins = match place {
-        Place::Port(port) => return forward::to_port(shared, &port, Among::All, None, request).await,
+        Place::Port(port) => {
+            return forward::to_port(shared, &port, Among::All, None, Some(pod.address), request).await;
+        }
         Place::Own(asked) => {
             let addr = SocketAddr::new(pod.address, asked.port());
             match shared.endpoints.get(addr).and_then(|endpoint| endpoint.enter()) {
@@ -99,9 +102,9 @@ async fn plain(shared: &Arc<Shared>, pod: &PodView, place: Place, request: Reque
                 None => own(pod, asked, &Security::None),
             }
         }
-        Place::Addresses(addrs) => match addrs.as_slice() {
+        Place::Addresses(addrs) => match permitted(shared, pod, addrs)?.as_slice() {
             [addr] => return forward::to_address(shared, Origin::new(*addr, Security::None), request).await,
-            _ => origins(addrs, &Security::None),
+            addrs => origins(addrs.to_vec(), &Security::None),
         },
         Place::Outside(name) => return Err(Refusal::NoEndpoints(name)),
     };
@@ -119,14 +122,30 @@ async fn over_tls(
     let security = Security::Tls(name);
     let origins = match place {
         Place::Port(port) => match port.choose(Among::All, &[], None) {
-            Some(endpoint) => origins(vec![endpoint.addr], &security),
+            Some(endpoint) => match permitted(shared, pod, vec![endpoint.addr]) {
+                Ok(addrs) => origins(addrs, &security),
+                Err(refusal) => return Ok(Err(refusal)),
+            },
             None => return Err(RequestError::NoEndpoints(port.name.clone())),
         },
         Place::Own(asked) => own(pod, asked, &security),
-        Place::Addresses(addrs) => origins(addrs, &security),
+        Place::Addresses(addrs) => match permitted(shared, pod, addrs) {
+            Ok(addrs) => origins(addrs, &security),
+            Err(refusal) => return Ok(Err(refusal)),
+        },
         Place::Outside(name) => return Err(RequestError::Resolve(name)),
     };
     Ok(forward::to_origins(shared, origins, request).await)
+}
+
+/// Those that policies let the pod reach; else as if there were no connection.
+fn permitted(shared: &Shared, pod: &PodView, mut addrs: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Refusal> {
+    let first = addrs.first().copied();
+    addrs.retain(|addr| shared.permits(Some(pod.address), *addr, Protocol::Tcp));
+    match first {
+        Some(first) if addrs.is_empty() => Err(Refusal::Connect(first.to_string(), forward::DENIED.into())),
+        _ => Ok(addrs),
+    }
 }
 
 fn origins(addrs: Vec<SocketAddr>, security: &Security) -> Vec<Origin> {

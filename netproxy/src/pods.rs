@@ -16,6 +16,7 @@ use crate::connections::{Connection, Connections};
 use crate::handler::{Body, Handler, HandlerError};
 use crate::listener;
 use crate::problems::About;
+use crate::routes::Protocol;
 use crate::shared::Shared;
 use crate::web::serve::{self, Target};
 
@@ -169,11 +170,20 @@ pub(crate) fn serve_on(
         let stop = shared.stop.child_token();
         let connections = Connections::new(shared.limits.listener_connections_max, shared.permits.clone());
         let (owner, served) = (shared.clone(), pod.clone());
-        let accepting =
-            listener::accept(listener, connections.clone(), stop.clone(), move |stream, _, connection: Connection| {
+        let accepting = listener::accept(
+            listener,
+            connections.clone(),
+            stop.clone(),
+            move |stream, peer, connection: Connection| {
                 let (shared, target) = (owner.clone(), Target::Pod { addr, pod: served.clone() });
-                async move { serve::connection(&shared, target, stream, &connection).await }
-            });
+                async move {
+                    match shared.permits(Some(peer.ip()), addr, Protocol::Tcp) {
+                        true => serve::connection(&shared, target, stream, &connection).await,
+                        false => listener::reset(stream),
+                    }
+                }
+            },
+        );
         shared.data.spawn(accepting);
         Outside { stop, connections }
     });

@@ -12,8 +12,9 @@ use crate::handler::{Body, Handler};
 use crate::ingress::Ingress;
 use crate::outgoing::{self, RequestError};
 use crate::pods::{self, PodGuard};
+use crate::policy;
 use crate::problems::Problem;
-use crate::routes::{HostPort, PortRoute, Routes, ServiceRoute};
+use crate::routes::{HostPort, PortRoute, Protocol, Routes, ServiceRoute};
 use crate::service::Listeners;
 use crate::shared::Shared;
 use crate::table::{Service, Table};
@@ -106,10 +107,46 @@ impl Proxy {
         pods::connect(&self.0.shared, addr).await
     }
 
-    /// A ready endpoint for a connection to a Service address; None if `vip` is no Service's or nothing is ready.
-    pub fn pick(&self, vip: SocketAddr) -> Option<SocketAddr> {
-        let table = self.0.shared.table.load();
-        table.vip(vip)?.choose(Among::All, &[], None).map(|endpoint| endpoint.addr)
+    /// A ready endpoint for a connection of `from` to a Service address; None if `vip` is no Service's, or nothing that policies
+    /// let it reach is ready.
+    pub fn pick(&self, from: IpAddr, vip: SocketAddr) -> Option<SocketAddr> {
+        let shared = &self.0.shared;
+        let table = shared.table.load();
+        let port = table.vip(vip)?;
+        let mut refused = Vec::new();
+        loop {
+            let endpoint = port.choose(Among::All, &refused, None)?;
+            if shared.permits(Some(from), endpoint.addr, Protocol::Tcp) {
+                return Some(endpoint.addr);
+            }
+            refused.push(endpoint.addr);
+        }
+    }
+
+    /// Takes new policies. What is open already goes on.
+    pub fn set_policies(&self, policies: policy::Table) {
+        self.0.shared.policies.store(Arc::new(policies));
+    }
+
+    /// Reads the policies as they are now.
+    pub fn with_policies<T>(&self, read: impl FnOnce(&policy::Table) -> T) -> T {
+        read(&self.0.shared.policies.load())
+    }
+
+    /// Whether policies let `from` reach `to`. What goes to a Service, or to a port of this node that leads to pods, is judged by all
+    /// that it may lead to: who accepts it there may not know who asks.
+    pub fn permits(&self, from: IpAddr, to: SocketAddr, protocol: Protocol) -> bool {
+        let shared = &self.0.shared;
+        if shared.policies.load().pods.is_empty() || self.0.dns.is_some_and(|dns| dns == to) {
+            return true;
+        }
+        let table = shared.table.load();
+        let is_node = self.0.node_addresses.contains(&to.ip());
+        let port = table.at(protocol, to).or_else(|| table.at_node(protocol, to.port()).filter(|_| is_node));
+        match port {
+            Some(port) => port.all(|endpoint| shared.permits(Some(from), endpoint, protocol)),
+            None => shared.permits(Some(from), to, protocol),
+        }
     }
 
     /// Whether `vip` is an address and TCP port of a Service, ready or not.

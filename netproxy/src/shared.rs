@@ -1,5 +1,6 @@
 //! What every connection and request may look at: the current table, the endpoints, the way out, the bounds.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -11,7 +12,9 @@ use crate::config::{Limits, ProxyConfig};
 use crate::connections::Connections;
 use crate::dns::forward::Forwarder;
 use crate::pods::Endpoints;
+use crate::policy::Table as Policies;
 use crate::problems::Problems;
+use crate::routes::Protocol;
 use crate::table::Table;
 use crate::web::upstream::Upstreams;
 
@@ -20,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) cluster_domain: String,
     pub(crate) data: tokio::runtime::Handle,
     pub(crate) table: ArcSwap<Table>,
+    /// Who may talk to whom.
+    pub(crate) policies: ArcSwap<Policies>,
     pub(crate) endpoints: Endpoints,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) problems: Problems,
@@ -46,6 +51,7 @@ impl Shared {
             cluster_domain: config.cluster_domain.trim_matches('.').to_ascii_lowercase(),
             data: config.data.clone(),
             table: ArcSwap::default(),
+            policies: ArcSwap::default(),
             endpoints: Endpoints::default(),
             upstreams: Upstreams::new(&config.limits, config.data.clone()),
             problems: Problems::default(),
@@ -56,5 +62,14 @@ impl Shared {
             turn: AtomicUsize::new(0),
             stop: CancellationToken::new(),
         })
+    }
+
+    /// Whether policies let `from` reach `to`. `None` is this node itself.
+    pub(crate) fn permits(&self, from: Option<IpAddr>, to: SocketAddr, protocol: Protocol) -> bool {
+        let permitted = from.is_none_or(|from| self.policies.load().permits(from, to, protocol));
+        if !permitted {
+            tracing::debug!(?from, %to, ?protocol, "refused by network policy");
+        }
+        permitted
     }
 }

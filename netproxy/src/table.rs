@@ -43,6 +43,10 @@ pub(crate) struct Table {
     namespaces: HashSet<String>,
     /// Service addresses of TCP ports.
     vips: HashMap<SocketAddr, Arc<Port>>,
+    /// The same of UDP ports.
+    datagrams: HashMap<SocketAddr, Arc<Port>>,
+    /// Ports of the node that lead to Services.
+    node_ports: HashMap<(Protocol, u16), Arc<Port>>,
     /// All addresses of Services.
     addresses: HashSet<IpAddr>,
     /// Names of addresses: Services' and headless pods', without the cluster domain.
@@ -81,8 +85,15 @@ impl Table {
     fn enter(&mut self, service: Arc<Service>) {
         let route = &service.route;
         for (port, made) in route.ports.iter().zip(&service.ports) {
-            for address in service.addresses().filter(|_| port.protocol == Protocol::Tcp) {
-                self.vips.insert(SocketAddr::new(address, port.port), made.clone());
+            if let Some(node_port) = port.node_port {
+                self.node_ports.insert((port.protocol, node_port), made.clone());
+            }
+            for address in service.addresses() {
+                let vips = match port.protocol {
+                    Protocol::Tcp => &mut self.vips,
+                    Protocol::Udp => &mut self.datagrams,
+                };
+                vips.insert(SocketAddr::new(address, port.port), made.clone());
             }
         }
         self.addresses.extend(service.addresses());
@@ -111,6 +122,20 @@ impl Table {
 
     pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Arc<Port>> {
         self.vips.get(&addr)
+    }
+
+    /// The port of a Service, of that protocol.
+    pub(crate) fn at(&self, protocol: Protocol, addr: SocketAddr) -> Option<&Arc<Port>> {
+        match protocol {
+            Protocol::Tcp => self.vips.get(&addr),
+            Protocol::Udp => self.datagrams.get(&addr),
+        }
+    }
+
+    /// The port that this port of the node leads to.
+    pub(crate) fn at_node(&self, protocol: Protocol, port: u16) -> Option<&Arc<Port>> {
+        let of_pod = || self.host_ports.iter().find(|(at, _)| (at.protocol, at.port) == (protocol, port));
+        self.node_ports.get(&(protocol, port)).or_else(|| of_pod().map(|(_, made)| made))
     }
 
     /// Whether `address` is a Service's, whatever the port.

@@ -21,7 +21,7 @@ pub use docker::{Docker, DockerConfig, DockerContainer, DockerContainerSpec, Doc
 pub use namespace::NetworkNamespace;
 pub use spec::{
     Body, BoxError, ContainerSpec, ExecError, Exit, ExitReason, HandleError, LoadError, LogSink, Mount, Network,
-    NetworkError, StartError, Usage, WasmError,
+    NetworkError, StartError, Transport, Usage, WasmError,
 };
 pub use streams::{ExecOptions, Input, Output, PIECES_MAX, Session, SessionError};
 pub use wasm::{Container, Program, Shape, Wasm, WasmConfig};

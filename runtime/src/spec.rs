@@ -98,9 +98,35 @@ pub trait Network: Send + Sync + 'static {
     /// Where a connection to `to` should really go: the virtual address of a Service becomes one of its endpoints,
     /// anything else stays.
     fn route(&self, to: SocketAddr) -> SocketAddr;
+    /// Whether policies let the pod open a connection or send a datagram to `to`, which is routed already. Not asked of a pod with
+    /// a namespace: there the kernel knows.
+    fn may_reach(&self, _to: SocketAddr, _transport: Transport) -> bool {
+        true
+    }
+    /// Whether policies keep anybody from coming to the pod at all: if not, [`Network::may_come`] is not asked.
+    fn is_guarded(&self) -> bool {
+        false
+    }
+    /// Whether policies let `from` come to that port of the pod.
+    fn may_come(&self, _from: IpAddr, _port: u16, _transport: Transport) -> bool {
+        true
+    }
+    /// Whether `to` is in a network where the pod is known by its address, which its sockets then show.
+    fn is_inside(&self, _to: IpAddr) -> bool {
+        false
+    }
     /// Sends an outgoing HTTP request of the guest, in process where the endpoint is. The request comes as the guest
     /// made it: a `localhost`, `127.0.0.1` or `[::1]` in it means the pod and must be sent there, never to the node.
     fn request(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, NetworkError>>;
+}
+
+/// What carries bytes between sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
 }
 
 /// Why the network did not do what a guest asked for.

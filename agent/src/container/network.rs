@@ -7,8 +7,9 @@ use super::sandbox::Footing;
 use crate::body::Body as Node;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::PodSpec;
-use netproxy::{Dial, Handler, HandlerError, PodView, Proxy, RequestError};
-use runtime::{Body, HandleError, Network, NetworkError, NetworkNamespace};
+use netproxy::network::Cidr;
+use netproxy::{Dial, Handler, HandlerError, PodView, Protocol, Proxy, RequestError};
+use runtime::{Body, HandleError, Network, NetworkError, NetworkNamespace, Transport};
 use state::Object;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,8 @@ use tokio::net::TcpStream;
 pub struct PodNetwork {
     view: Arc<PodView>,
     namespace: Option<NetworkNamespace>,
+    /// Where the pod is known by its address.
+    inside: Vec<Cidr>,
     proxy: Proxy,
 }
 
@@ -28,8 +31,16 @@ impl PodNetwork {
         let namespace = footing.sandbox.as_ref().and_then(|sandbox| sandbox.namespace.clone());
         let mut view = files::view_of(node, object, spec, footing.address);
         view.dial = namespace.clone().map(|namespace| Arc::new(Inside(namespace)) as Arc<dyn Dial>);
-        Self { view: Arc::new(view), namespace, proxy: node.proxy.clone() }
+        let inside = if view.host_network { Vec::new() } else { inside(node) };
+        Self { view: Arc::new(view), namespace, inside, proxy: node.proxy.clone() }
     }
+}
+
+/// The cluster's networks, and this node: there the pod's own address is answered.
+fn inside(node: &Node) -> Vec<Cidr> {
+    let cluster = [&node.cluster.cluster_cidr, &node.cluster.service_cidr];
+    let own = Cidr { address: node.config.node_ip, prefix: if node.config.node_ip.is_ipv4() { 32 } else { 128 } };
+    cluster.into_iter().filter_map(|text| text.parse().ok()).chain([own]).collect()
 }
 
 impl Network for PodNetwork {
@@ -54,7 +65,24 @@ impl Network for PodNetwork {
     }
 
     fn route(&self, to: SocketAddr) -> SocketAddr {
-        self.proxy.pick(to).unwrap_or(to)
+        self.proxy.pick(self.view.address, to).unwrap_or(to)
+    }
+
+    fn may_reach(&self, to: SocketAddr, transport: Transport) -> bool {
+        self.proxy.permits(self.view.address, to, protocol(transport))
+    }
+
+    fn is_guarded(&self) -> bool {
+        self.proxy.with_policies(|policies| policies.guards(self.view.address))
+    }
+
+    fn may_come(&self, from: IpAddr, port: u16, transport: Transport) -> bool {
+        let own = SocketAddr::new(self.view.address, port);
+        self.proxy.with_policies(|policies| policies.permits(from, own, protocol(transport)))
+    }
+
+    fn is_inside(&self, to: IpAddr) -> bool {
+        self.inside.iter().any(|network| network.contains(to))
     }
 
     fn request(&self, request: http::Request<Body>) -> BoxFuture<'static, Result<http::Response<Body>, NetworkError>> {
@@ -67,6 +95,13 @@ impl Network for PodNetwork {
                 other => NetworkError::Request(other.into()),
             })
         })
+    }
+}
+
+fn protocol(transport: Transport) -> Protocol {
+    match transport {
+        Transport::Tcp => Protocol::Tcp,
+        Transport::Udp => Protocol::Udp,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::body::Body;
 use crate::container::files;
 use crate::container::image::{self, Kind};
 use crate::pod::blueprint::Blueprint;
+use crate::policy;
 use runtime::NetworkNamespace;
 use runtime::docker::{Docker, DockerContainer, PodId, SandboxSpec};
 use state::Object;
@@ -55,6 +56,7 @@ pub async fn lay(
         _ if is_host => return Ok(Footing { address: body.config.node_ip, owned: false, sandbox: None }),
         _ => {
             let address = own_address(body, address, Side::UserSpace)?;
+            policy::admit(body, object, address, None).await?;
             return Ok(Footing { address, owned: true, sandbox: None });
         }
     };
@@ -108,6 +110,9 @@ async fn make(
     let made = docker.sandbox(wanted).await.map_err(|error| super::chain(&error))?;
     let guard = docker.adopt(&made.id).await.map_err(|error| super::chain(&error))?;
     files::write(body, object, spec, address).await.map_err(|error| format!("write the pod's hosts file: {error}"))?;
+    if let (Some(address), Some(namespace)) = (address, &made.namespace) {
+        policy::admit(body, object, address, Some(namespace)).await?;
+    }
     Ok(Sandbox { id: made.id, guard, namespace: made.namespace })
 }
 

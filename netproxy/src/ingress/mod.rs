@@ -142,7 +142,7 @@ async fn answer(shared: &Arc<Shared>, front: Front, request: Request<Incoming>) 
     let upgrade = headers::wants_upgrade(&request);
     headers::strip_hop_by_hop(request.headers_mut(), upgrade);
     headers::add_forwarded(request.headers_mut(), front.peer, front.scheme, authority.as_deref(), front.port);
-    match forward::to_port(shared, &port, Among::All, Some(front.peer), request).await {
+    match forward::to_port(shared, &port, Among::All, Some(front.peer), None, request).await {
         Ok(response) => response,
         Err(refusal) => {
             tracing::debug!(error = &refusal as &dyn std::error::Error, "request refused");

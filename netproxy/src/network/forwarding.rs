@@ -147,7 +147,7 @@ fn switch_on() -> io::Result<()> {
 }
 
 /// Makes the jump to `chain` the first rule of `from`.
-fn jump_first(table: &'static str, from: &str, chain: &str) -> Result<(), ForwardingError> {
+pub(super) fn jump_first(table: &'static str, from: &str, chain: &str) -> Result<(), ForwardingError> {
     let jump = format!("-A {from} -j {chain}");
     let first = output("iptables", iptables(table, &["-S", from, "1"]))?;
     if String::from_utf8_lossy(&first.stdout).trim() == jump {
@@ -172,7 +172,7 @@ fn succeeds(command: Command) -> Result<bool, ForwardingError> {
     Ok(output("iptables", command)?.status.success())
 }
 
-fn restore(rules: &str) -> Result<(), ForwardingError> {
+pub(super) fn restore(rules: &str) -> Result<(), ForwardingError> {
     const TOOL: &str = "iptables-restore";
     let failed = |source| ForwardingError::Run { tool: TOOL, source };
     let mut child = Command::new(TOOL)

@@ -10,6 +10,7 @@ use crate::balance::{Among, Port};
 use crate::connections::Connection;
 use crate::listener::reset;
 use crate::pods::{Endpoint, Open};
+use crate::routes::Protocol;
 use crate::shared::Shared;
 use crate::web::serve::{self, Target};
 
@@ -21,9 +22,10 @@ pub(crate) async fn connection(
     peer: SocketAddr,
     connection: Connection,
 ) {
-    match reach(&shared, &port, peer.ip()).await {
+    match reach(&shared, &port, peer.ip(), asker(&client, peer)).await {
         Some(Reached::Local) => {
-            serve::connection(&shared, Target::Port { port, client: peer.ip() }, client, &connection).await;
+            let target = Target::Port { port, client: peer.ip(), asker: asker(&client, peer) };
+            serve::connection(&shared, target, client, &connection).await;
         }
         Some(Reached::Socket(upstream, _open)) => {
             connection.drive_plain(carry(client, upstream)).await;
@@ -37,11 +39,23 @@ enum Reached {
     Socket(TcpStream, Open),
 }
 
-/// An endpoint that takes the connection; the next one if it does not.
-async fn reach(shared: &Shared, port: &Port, client: IpAddr) -> Option<Reached> {
-    let mut tried = Vec::new();
-    while tried.len() < shared.limits.attempts_max {
+/// Whom policies judge: the client, unless the kernel gave a socket of this node, which named no address of its own, that which
+/// it connects to.
+fn asker(stream: &TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+    let is_self = stream.local_addr().is_ok_and(|local| local.ip() == peer.ip());
+    (!is_self).then_some(peer.ip())
+}
+
+/// An endpoint that takes the connection; the next one if it does not. None at all if policies let the asker reach none.
+async fn reach(shared: &Shared, port: &Port, client: IpAddr, asker: Option<IpAddr>) -> Option<Reached> {
+    let (mut tried, mut attempts) = (Vec::new(), 0);
+    while attempts < shared.limits.attempts_max {
         let endpoint = port.choose(Among::All, &tried, Some(client))?;
+        if !shared.permits(asker, endpoint.addr, Protocol::Tcp) {
+            tried.push(endpoint.addr);
+            continue;
+        }
+        attempts += 1;
         if endpoint.is_local() {
             return Some(Reached::Local);
         }

@@ -11,6 +11,8 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::{Among, Port};
+use crate::pods::Endpoint;
+use crate::routes::Protocol;
 use crate::shared::Shared;
 
 /// The largest datagram there is.
@@ -68,7 +70,7 @@ async fn session(
     if let Some(upstream) = sessions.existing(client, port) {
         return Some(upstream);
     }
-    let endpoint = port.choose(Among::All, &[], Some(client.ip()))?;
+    let endpoint = choose(shared, socket, port, client)?;
     let any: SocketAddr = if endpoint.addr.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let upstream = UdpSocket::bind(any).await.ok()?;
     upstream.connect(endpoint.addr).await.ok()?;
@@ -97,6 +99,21 @@ async fn session(
         }
     });
     Some(upstream)
+}
+
+/// An endpoint that policies let the client reach. A client that has the Service's own address is a socket of this node that named none:
+/// whose it is cannot be told here, and was judged before if it is a pod's.
+fn choose(shared: &Shared, socket: &UdpSocket, port: &Port, client: SocketAddr) -> Option<Arc<Endpoint>> {
+    let is_self = socket.local_addr().is_ok_and(|local| local.ip() == client.ip());
+    let asker = (!is_self).then_some(client.ip());
+    let mut refused = Vec::new();
+    loop {
+        let endpoint = port.choose(Among::All, &refused, Some(client.ip()))?;
+        if shared.permits(asker, endpoint.addr, Protocol::Udp) {
+            return Some(endpoint);
+        }
+        refused.push(endpoint.addr);
+    }
 }
 
 /// The way back of one session.

@@ -9,11 +9,15 @@ use http::{Request, Response, StatusCode};
 use crate::balance::{Among, Port};
 use crate::handler::{Body, HandlerError};
 use crate::pods::{Endpoint, InFlight};
+use crate::routes::Protocol;
 use crate::shared::Shared;
 use crate::web::headers;
 use crate::web::reply::{Refusal, Reply};
 use crate::web::upgrade;
 use crate::web::upstream::{Origin, Security, SendError};
+
+/// What is said of an endpoint that policies do not let the client reach.
+pub(crate) const DENIED: &str = "denied by network policy";
 
 /// What one endpoint made of a request.
 enum Attempt {
@@ -23,22 +27,30 @@ enum Attempt {
     Failed(Refusal),
 }
 
-/// Sends `request` to an endpoint of `port`; those of `among` come first, the others only when there is none.
+/// Sends `request` to an endpoint of `port`; those of `among` come first, the others only when there is none. `client` is whom
+/// affinity knows, `asker` whom policies judge (`None` is this node).
 pub(crate) async fn to_port(
     shared: &Arc<Shared>,
     port: &Port,
     among: Among,
     client: Option<IpAddr>,
+    asker: Option<IpAddr>,
     mut request: Request<Body>,
 ) -> Result<Response<Reply>, Refusal> {
-    let mut tried = Vec::new();
+    let (mut tried, mut attempts) = (Vec::new(), 0);
     let mut last = None;
-    while tried.len() < shared.limits.attempts_max {
+    while attempts < shared.limits.attempts_max {
         let chosen = port.choose(among, &tried, client).or_else(|| match among {
             Among::All => None,
             Among::Local => port.choose(Among::All, &tried, client),
         });
         let Some(endpoint) = chosen else { break };
+        if !shared.permits(asker, endpoint.addr, Protocol::Tcp) {
+            tried.push(endpoint.addr);
+            last.get_or_insert_with(|| Refusal::Connect(endpoint.addr.to_string(), DENIED.into()));
+            continue;
+        }
+        attempts += 1;
         match attempt(shared, port, &endpoint, request).await {
             Attempt::Answered(response) => return Ok(response),
             Attempt::Failed(refusal) => return Err(refusal),

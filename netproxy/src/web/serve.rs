@@ -28,8 +28,8 @@ use crate::web::reply::{Refusal, Reply};
 /// Who answers the requests of a connection.
 #[derive(Clone)]
 pub(crate) enum Target {
-    /// A Service's port: each request to a pod of its own choice.
-    Port { port: Arc<Port>, client: IpAddr },
+    /// A Service's port: each request to a pod of its own choice, among those that policies let the asker reach.
+    Port { port: Arc<Port>, client: IpAddr, asker: Option<IpAddr> },
     /// One pod, for connections to its own address.
     Pod { addr: SocketAddr, pod: Arc<Pod> },
 }
@@ -49,7 +49,9 @@ pub(crate) async fn connection(shared: &Arc<Shared>, target: Target, stream: Tcp
 async fn answer(shared: &Arc<Shared>, target: &Target, request: Request<Incoming>) -> Response<Reply> {
     let request = request.map(body);
     let answer = match target {
-        Target::Port { port, client } => forward::to_port(shared, port, Among::Local, Some(*client), request).await,
+        Target::Port { port, client, asker } => {
+            forward::to_port(shared, port, Among::Local, Some(*client), *asker, request).await
+        }
         Target::Pod { addr, pod } => to_pod(*addr, pod, request).await,
     };
     answer.unwrap_or_else(|refusal| {

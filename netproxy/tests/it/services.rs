@@ -42,10 +42,10 @@ async fn without_endpoints_a_service_refuses() {
     let refused = async || TcpStream::connect(vip).await.unwrap_err().kind() == ErrorKind::ConnectionRefused;
     proxy.set_routes(routes(vec![tcp("web", vip, &[])]));
     assert!(refused().await);
-    assert!(proxy.is_service(vip) && proxy.pick(vip).is_none());
+    assert!(proxy.is_service(vip) && proxy.pick(vip.ip(), vip).is_none());
     proxy.set_routes(routes(vec![tcp("web", vip, &[pod.addr()])]));
     assert_eq!(get(&client(), &format!("http://{vip}/")).await.1, "pod");
-    assert_eq!(proxy.pick(vip), Some(pod.addr()));
+    assert_eq!(proxy.pick(vip.ip(), vip), Some(pod.addr()));
     proxy.set_routes(routes(vec![]));
     // The listener's task ends a moment later.
     while !refused().await {

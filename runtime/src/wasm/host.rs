@@ -4,6 +4,7 @@
 //! HTTP component may get one per request, it holds nothing that has to be copied or opened: arguments, environment and
 //! directories are handed out by [`super::linkers`] when a guest asks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cap_std::fs::Dir as CapDir;
@@ -16,6 +17,7 @@ use wasmtime_wasi::{FsPerms, OpenMode, WasiCtx, WasiCtxBuilder, WasiCtxView, Was
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::account::{Account, MemoryShare};
+use super::gate::Gate;
 use super::outgoing::Outgoing;
 use super::pipe::Stdin;
 use super::sockets;
@@ -38,6 +40,7 @@ pub(super) struct Sandbox {
     pub(super) stdin: Option<Stdin>,
     pub(super) outlets: Outlets,
     pub(super) network: Arc<dyn Network>,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Sandbox {
@@ -56,6 +59,7 @@ impl Sandbox {
             stdin,
             outlets,
             network: spec.network.clone(),
+            gate: Gate::new(spec.network.clone(), spec.p3),
         })
     }
 
@@ -93,6 +97,8 @@ pub(super) struct Host {
     pub(super) table: ResourceTable,
     outgoing: Outgoing,
     pub(super) sandbox: Arc<Sandbox>,
+    /// Local ports of incoming datagram streams, by resource.
+    pub(super) datagram_ports: HashMap<u32, u16>,
     memory: MemoryShare,
 }
 
@@ -112,16 +118,17 @@ impl WasiHttpView for Host {
 pub(super) fn component_store(engine: &Engine, sandbox: &Arc<Sandbox>, account: &Arc<Account>) -> Store<Host> {
     let mut table = ResourceTable::new();
     table.set_max_capacity(TABLE_ENTRIES_MAX);
-    let pod = sandbox.network.address();
-    let is_allowed = match sandbox.network.namespace() {
-        Some(_) => sockets::is_allowed_inside,
-        None => sockets::is_allowed,
+    let (pod, is_inside) = (sandbox.network.address(), sandbox.network.namespace().is_some());
+    let gate = sandbox.gate.clone();
+    let is_allowed = move |address, act| match is_inside {
+        true => sockets::is_allowed_inside(address, act, pod),
+        false => gate.allows(address, act),
     };
     let wasi = sandbox
         .context()
         .allow_tcp(true)
         .allow_udp(true)
-        .socket_addr_check(move |address, act| Box::pin(std::future::ready(is_allowed(address, act, pod))))
+        .socket_addr_check(move |address, act| Box::pin(std::future::ready(is_allowed(address, act))))
         .build();
     let host = Host {
         wasi,
@@ -129,6 +136,7 @@ pub(super) fn component_store(engine: &Engine, sandbox: &Arc<Sandbox>, account: 
         table,
         outgoing: Outgoing(sandbox.network.clone()),
         sandbox: sandbox.clone(),
+        datagram_ports: HashMap::new(),
         memory: MemoryShare::new(account.clone()),
     };
     let mut store = Store::new(engine, host);

@@ -14,6 +14,7 @@ mod console;
 mod container;
 mod engine;
 mod files;
+mod gate;
 mod host;
 mod http;
 mod linkers;

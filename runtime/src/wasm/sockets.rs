@@ -1,13 +1,14 @@
 //! `wasi:sockets` for guests: a socket lives on the pod's address and reaches services where their endpoints are.
 //!
 //! Only the functions that carry an address are redefined; each edits the address and calls the original. A guest can
-//! bind nothing but its pod's address, so pods cannot take each other's ports or the node's.
+//! bind nothing but its pod's address, so pods cannot take each other's ports or the node's. Inside the cluster a socket shows that address
+//! too, so that others know who comes; to the outside the kernel chooses one that is answered. Policies are asked by [`super::gate`].
 //!
 //! A pod with a network namespace needs less: its sockets are made in there, and only what is routed is still edited.
 //!
 //! Deliberately absent: the editing of addresses for preview 3. Its sockets are made in the pod's namespace too, but
 //! only pass [`is_allowed`]: without a namespace they have to name the pod's address themselves, and they reach no
-//! virtual one.
+//! virtual one; and the pod's address for connections, which show the node's.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,17 +21,21 @@ use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _, IpAddressFamily, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp::{
-    HostOutgoingDatagramStream, HostUdpSocket, OutgoingDatagram, OutgoingDatagramStream,
+    HostIncomingDatagramStream, HostOutgoingDatagramStream, HostUdpSocket, IncomingDatagramStream, OutgoingDatagram,
+    OutgoingDatagramStream,
 };
-use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
-use wasmtime_wasi::p2::{Network as NetworkResource, SocketResult, TcpSocket, UdpSocket};
+use wasmtime_wasi::p2::bindings::sockets::{instance_network, tcp_create_socket, udp_create_socket};
+use wasmtime_wasi::p2::{
+    DynInputStream, DynOutputStream, Network as NetworkResource, SocketError as SocketFault, SocketResult, TcpSocket,
+    UdpSocket,
+};
 use wasmtime_wasi::p3::bindings::sockets::types;
 use wasmtime_wasi::p3::sockets::SocketError;
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView};
 
 use super::host::Host;
 use super::linkers::{P2, P3};
-use crate::spec::Network;
+use crate::spec::{Network, Transport};
 
 pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
     tcp(linker)?;
@@ -121,14 +126,81 @@ fn tcp(linker: &mut Linker<Host>) -> Result<()> {
             })
         },
     )?;
-    instance.func_wrap(
+    instance.func_wrap_async(
         "[method]tcp-socket.start-connect",
-        |mut store: StoreContextMut<'_, Host>, (socket, network, address): Bind<TcpSocket>| {
-            let address = routed(store.data(), address);
-            let done = HostTcpSocket::start_connect(&mut store.data_mut().sockets(), socket, network, address);
+        |mut store, (socket, network, address): Bind<TcpSocket>| {
+            Box::new(async move {
+                let address = routed(store.data(), address);
+                if let Some(own) = shown(store.data(), address) {
+                    let done = show_tcp(store.data_mut(), &socket, &network, own).await;
+                    if let Err(error) = code(store.data_mut(), done)? {
+                        return Ok((Err(error),));
+                    }
+                }
+                let done = HostTcpSocket::start_connect(&mut store.data_mut().sockets(), socket, network, address);
+                Ok((code(store.data_mut(), done)?,))
+            })
+        },
+    )?;
+    instance.func_wrap(
+        "[method]tcp-socket.accept",
+        |mut store: StoreContextMut<'_, Host>, (socket,): (Resource<TcpSocket>,)| {
+            let done = accept(store.data_mut(), socket);
             Ok((code(store.data_mut(), done)?,))
         },
     )
+}
+
+/// The address that a socket is to show where it connects to, if it may not be left to the kernel.
+fn shown(host: &Host, to: IpSocketAddress) -> Option<IpSocketAddress> {
+    let network = &host.sandbox.network;
+    let (to, own) = (SocketAddr::from(to), network.address());
+    let is_ours = network.namespace().is_none() && to.is_ipv4() == own.is_ipv4() && network.is_inside(to.ip());
+    is_ours.then(|| SocketAddr::new(own, 0).into())
+}
+
+/// Binds a socket to the pod's address, unless its guest has bound it.
+async fn show_tcp(
+    host: &mut Host,
+    socket: &Resource<TcpSocket>,
+    network: &Resource<NetworkResource>,
+    own: IpSocketAddress,
+) -> SocketResult<()> {
+    let mut sockets = host.sockets();
+    let same = || Resource::new_borrow(socket.rep());
+    if HostTcpSocket::local_address(&mut sockets, same()).is_ok() {
+        return Ok(());
+    }
+    HostTcpSocket::start_bind(&mut sockets, same(), Resource::new_borrow(network.rep()), own).await?;
+    HostTcpSocket::finish_bind(&mut sockets, same())
+}
+
+type Accepted = (Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>);
+
+/// A connection that policies let in at the port it came to; others are closed, as if they had not come.
+fn accept(host: &mut Host, socket: Resource<TcpSocket>) -> SocketResult<Accepted> {
+    let gate = host.sandbox.gate.clone();
+    let is_inside = host.sandbox.network.namespace().is_some();
+    let mut sockets = host.sockets();
+    let (accepted, input, output) = HostTcpSocket::accept(&mut sockets, socket)?;
+    if is_inside {
+        return Ok((accepted, input, output));
+    }
+    let same = || Resource::new_borrow(accepted.rep());
+    // a peer that has gone already can do no harm
+    let from = HostTcpSocket::remote_address(&mut sockets, same()).map(SocketAddr::from);
+    let at = HostTcpSocket::local_address(&mut sockets, same()).map(SocketAddr::from);
+    let is_welcome = match (from, at) {
+        (Ok(from), Ok(at)) => gate.admits(from, at.port(), Transport::Tcp),
+        _ => true,
+    };
+    if is_welcome {
+        return Ok((accepted, input, output));
+    }
+    sockets.table.delete(input)?;
+    sockets.table.delete(output)?;
+    sockets.table.delete(accepted)?;
+    Err(ErrorCode::WouldBlock.into())
 }
 
 fn udp(linker: &mut Linker<Host>) -> Result<()> {
@@ -150,9 +222,24 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
         |mut store, (socket, remote): (Resource<UdpSocket>, Option<IpSocketAddress>)| {
             Box::new(async move {
                 let remote = remote.map(|address| routed(store.data(), address));
-                let done = HostUdpSocket::stream(&mut store.data_mut().sockets(), socket, remote).await;
+                let done = stream(store.data_mut(), socket, remote).await;
                 Ok((code(store.data_mut(), done)?,))
             })
+        },
+    )?;
+    instance.func_wrap(
+        "[method]incoming-datagram-stream.receive",
+        |mut store: StoreContextMut<'_, Host>, (stream, results_max): (Resource<IncomingDatagramStream>, u64)| {
+            let host = store.data_mut();
+            let port = host.datagram_ports.get(&stream.rep()).copied().unwrap_or_default();
+            let mut done = HostIncomingDatagramStream::receive(&mut host.sockets(), stream, results_max);
+            if let Ok(datagrams) = &mut done
+                && host.sandbox.network.namespace().is_none()
+            {
+                let gate = &host.sandbox.gate;
+                datagrams.retain(|datagram| gate.admits(datagram.remote_address.into(), port, Transport::Udp));
+            }
+            Ok((code(store.data_mut(), done)?,))
         },
     )?;
     instance.func_wrap(
@@ -168,6 +255,48 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
             Ok((code(store.data_mut(), done)?,))
         },
     )
+}
+
+type Streams = (Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>);
+
+/// The streams of a socket, which shows the pod's address to a peer inside the cluster.
+async fn stream(
+    host: &mut Host,
+    socket: Resource<UdpSocket>,
+    remote: Option<IpSocketAddress>,
+) -> SocketResult<Streams> {
+    if let Some(own) = remote.and_then(|remote| shown(host, remote)) {
+        show_udp(host, &socket, own).await?;
+    }
+    let same = Resource::new_borrow(socket.rep());
+    let streams = HostUdpSocket::stream(&mut host.sockets(), socket, remote).await?;
+    let local = HostUdpSocket::local_address(&mut host.sockets(), same)?;
+    host.datagram_ports.insert(streams.0.rep(), SocketAddr::from(local).port());
+    Ok(streams)
+}
+
+/// Puts a socket with the pod's address in place of one whose address was left to the kernel. Nobody has seen its port.
+async fn show_udp(host: &mut Host, socket: &Resource<UdpSocket>, own: IpSocketAddress) -> SocketResult<()> {
+    let mut sockets = host.sockets();
+    let same = || Resource::new_borrow(socket.rep());
+    let local = HostUdpSocket::local_address(&mut sockets, same()).map(SocketAddr::from);
+    // it may have streams only after this
+    if local.is_err() || local.is_ok_and(|local| !local.ip().is_unspecified()) {
+        return Ok(());
+    }
+    let hops = HostUdpSocket::unicast_hop_limit(&mut sockets, same())?;
+    let family = HostUdpSocket::address_family(&mut sockets, same()).map_err(SocketFault::trap)?;
+    let fresh = udp_create_socket::Host::create_udp_socket(&mut sockets, family).await?;
+    let new = || Resource::new_borrow(fresh.rep());
+    let network = instance_network::Host::instance_network(&mut sockets).map_err(SocketFault::trap)?;
+    let bound = HostUdpSocket::start_bind(&mut sockets, new(), Resource::new_borrow(network.rep()), own).await;
+    let bound = bound.and_then(|()| HostUdpSocket::finish_bind(&mut sockets, new()));
+    let set = bound.and_then(|()| HostUdpSocket::set_unicast_hop_limit(&mut sockets, new(), hops));
+    sockets.table.delete(network)?;
+    let made = sockets.table.delete(fresh)?;
+    set?;
+    *sockets.table.get_mut(socket)? = made;
+    Ok(())
 }
 
 type Bind<T> = (Resource<T>, Resource<NetworkResource>, IpSocketAddress);
