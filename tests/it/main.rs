@@ -15,6 +15,7 @@ mod fleet_faults;
 mod guests;
 mod images;
 mod mixed;
+mod policy;
 mod restart;
 mod streams;
 mod up;
