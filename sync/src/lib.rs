@@ -1,7 +1,7 @@
 //! The hand that holds a node's link: what goes down, what comes up, and the calls a master makes.
 //!
 //! Layer 2. A node gets the part of the cluster's events that concerns it ([`slice`]) and sends writes; a master may call
-//! it for bytes both ways ([`Call`]); packets of pods go over [`Bulk`]. The ends are the same whatever carries them: memory
+//! it for bytes both ways ([`Call`]), a node its master for images ([`Ask`]); packets of pods go over [`Bulk`]. The ends are the same whatever carries them: memory
 //! ([`local`], [`bulk_pair`]), or the two connections that a node dials ([`node`]) and a master accepts ([`master`]), over
 //! QUIC or, where that is blocked, over TLS on TCP. docs/protocol.md is the protocol.
 //!
@@ -9,12 +9,14 @@
 //! wire/         frames and bodies: bytes <-> values; no state
 //! session/      what each end does with a frame: no sockets, no clock
 //! transport, quic, packets   what carries frames and packets
-//! calls         one call over one stream, both ends
+//! calls, asks   one call or ask over one stream, both ends
 //! node/ master/ the drivers: connect and reconnect; accept
 //! mesh/         packets between nodes, directly or by the master
 //! ```
 //! Deliberately absent: deciding, storing, and who may write what (the server's; here only certificates are checked).
 
+mod ask;
+mod asks;
 mod bulk;
 mod call;
 mod calls;
@@ -32,6 +34,7 @@ pub mod tls;
 mod transport;
 mod wire;
 
+pub use ask::{Ask, AskError, IncomingAsk, MasterImage, Piece, Pieces};
 pub use bulk::{Bulk, SendError, bulk_pair};
 pub use call::{
     Attach, Call, CallError, ContainerUsage, Exec, IncomingCall, Input, Logs, NodeUsage, Output, OutputStream,

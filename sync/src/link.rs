@@ -1,6 +1,6 @@
 //! The two ends of a node's link, and the one that lives in memory.
 
-use crate::{Call, CallError, IncomingCall, Input, OutputStream, Welcome};
+use crate::{Call, CallError, IncomingAsk, IncomingCall, Input, OutputStream, Welcome};
 use state::{Event, Object, Revision, Write};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub struct Limits {
     pub calls_max: usize,
     /// Calls of one node that run at once.
     pub calls_running_max: u32,
+    /// Asks of one node that are answered at once.
+    pub asks_max: u32,
     /// Bytes of one frame of a session, as it is sent.
     pub frame_bytes_max: usize,
     /// Bytes of one frame's body when it is inflated.
@@ -75,6 +77,7 @@ impl Default for Limits {
             up_batches_max: 256,
             calls_max: 64,
             calls_running_max: 256,
+            asks_max: 8,
             frame_bytes_max: 16 << 20,
             body_bytes_max: 64 << 20,
             snapshot_bytes_max: 256 << 20,
@@ -125,6 +128,7 @@ impl IncomingWrites {
 pub struct NodeEnd {
     pub(crate) down: mpsc::Receiver<Down>,
     pub(crate) up: mpsc::Sender<Up>,
+    pub(crate) asks: mpsc::Sender<IncomingAsk>,
     pub(crate) calls: mpsc::Receiver<IncomingCall>,
 }
 
@@ -146,18 +150,21 @@ impl NodeEnd {
 
     /// The writing side, to be shared.
     pub fn uplink(&self) -> Uplink {
-        Uplink(self.up.clone())
+        Uplink { up: self.up.clone(), asks: self.asks.clone() }
     }
 
     /// Splits the end so that messages and calls can be awaited apart.
     pub fn split(self) -> (mpsc::Receiver<Down>, mpsc::Receiver<IncomingCall>, Uplink) {
-        (self.down, self.calls, Uplink(self.up))
+        (self.down, self.calls, Uplink { up: self.up, asks: self.asks })
     }
 }
 
-/// A node's way to write. Clones share the link.
+/// A node's way to write and to ask. Clones share the link.
 #[derive(Clone)]
-pub struct Uplink(mpsc::Sender<Up>);
+pub struct Uplink {
+    up: mpsc::Sender<Up>,
+    pub(crate) asks: mpsc::Sender<IncomingAsk>,
+}
 
 impl Uplink {
     /// Writes, all or none; answered when the cluster holds them durably.
@@ -167,7 +174,7 @@ impl Uplink {
     pub async fn write(&self, writes: Vec<Write>) -> Result<Vec<Event>, Rejected> {
         let (reply, answer) = oneshot::channel();
         let batch = Up::Writes(IncomingWrites { writes, reply });
-        self.0.send(batch).await.map_err(|_| Rejected::Disconnected)?;
+        self.up.send(batch).await.map_err(|_| Rejected::Disconnected)?;
         answer.await.map_err(|_| Rejected::Disconnected)?
     }
 
@@ -177,7 +184,7 @@ impl Uplink {
     /// [`Rejected::Disconnected`] when the link is down, another one when the master could not renew.
     pub async fn renew(&self) -> Result<(), Rejected> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Up::Renew(Renewal { reply })).await.map_err(|_| Rejected::Disconnected)?;
+        self.up.send(Up::Renew(Renewal { reply })).await.map_err(|_| Rejected::Disconnected)?;
         answer.await.map_err(|_| Rejected::Disconnected)?
     }
 }
@@ -190,6 +197,8 @@ pub struct MasterEnd {
     pub up: mpsc::Receiver<Up>,
     /// Calls to the node.
     pub caller: Caller,
+    /// What the node asks for.
+    pub asks: mpsc::Receiver<IncomingAsk>,
 }
 
 /// A master's way to call a node. Clones share the link.
@@ -221,5 +230,6 @@ pub fn local(limits: Limits) -> (MasterEnd, NodeEnd) {
     let (down, messages) = mpsc::channel(limits.down_messages_max);
     let (up, writes) = mpsc::channel(limits.up_batches_max);
     let (caller, calls) = mpsc::channel(limits.calls_max);
-    (MasterEnd { down, up: writes, caller: Caller(caller) }, NodeEnd { down: messages, up, calls })
+    let (asks, asked) = mpsc::channel(limits.calls_max);
+    (MasterEnd { down, up: writes, caller: Caller(caller), asks: asked }, NodeEnd { down: messages, up, asks, calls })
 }

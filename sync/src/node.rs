@@ -96,12 +96,14 @@ pub fn dial(config: Config, shutdown: CancellationToken) -> Link {
     let (down, messages) = mpsc::channel(limits.down_messages_max);
     let (up, ups) = mpsc::channel(limits.up_batches_max);
     let (calls, incoming) = mpsc::channel(limits.calls_max);
+    let (asks, asked) = mpsc::channel(limits.calls_max);
     let (state, states) = watch::channel(LinkState::Connecting { error: None });
     let bulk = Bulk::new();
     let hands = Hands {
         progress: Progress::new(config.from.clone()),
         down,
         up: ups,
+        asks: asked,
         calls,
         bulk: bulk.clone(),
         state,
@@ -112,7 +114,7 @@ pub fn dial(config: Config, shutdown: CancellationToken) -> Link {
         keep(Arc::new(Dialler::new(config)), hands).await;
         bulk.close();
     });
-    Link { end: NodeEnd { down: messages, up, calls: incoming }, state: states, bulk }
+    Link { end: NodeEnd { down: messages, up, asks, calls: incoming }, state: states, bulk }
 }
 
 /// Connects and reconnects until the node is done.

@@ -29,7 +29,7 @@ const SEND_WINDOW_BYTES: u64 = 4 << 20;
 const DATAGRAMS_IN_BYTES: usize = 2 << 20;
 /// Bytes of datagrams that wait to leave; older ones make room.
 const DATAGRAMS_OUT_BYTES: usize = 1 << 20;
-/// Streams that a node may open on a connection: it needs one.
+/// Streams that a node may open on a connection beside those of its asks: it needs one.
 const NODE_STREAMS_MAX: u32 = 2;
 /// Connections whose handshake the endpoint keeps waiting.
 const INCOMING_MAX: usize = 1024;
@@ -116,7 +116,7 @@ pub(crate) fn client(tls: rustls::ClientConfig, role: Role, limits: &Limits) -> 
 pub(crate) fn server(tls: Arc<rustls::ServerConfig>, limits: &Limits) -> io::Result<quinn::ServerConfig> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut transport = transport(limits);
-    transport.max_concurrent_bidi_streams(NODE_STREAMS_MAX.into());
+    transport.max_concurrent_bidi_streams((NODE_STREAMS_MAX + limits.asks_max).into());
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport)).migration(true).max_incoming(INCOMING_MAX);
     Ok(config)

@@ -62,6 +62,14 @@ impl Sender {
         }
     }
 
+    /// Lets the connection's other streams go first.
+    pub(crate) fn yield_to_others(&self) {
+        if let Self::Quic(stream) = self {
+            // not when it is finished already
+            drop(stream.set_priority(-1));
+        }
+    }
+
     /// Breaks the stream off.
     pub(crate) fn cancel(&mut self) {
         if let Self::Quic(stream) = self {

@@ -1,6 +1,6 @@
 //! Who comes in: handshakes, certificates, and to which session a connection belongs.
 
-use super::registry::Shared;
+use super::registry::{Arrival, Open, Shared};
 use super::session;
 use super::{Refusal, TlsSource};
 use crate::bulk::Carrier;
@@ -10,7 +10,7 @@ use crate::tls::{self, ALPN_BULK, ALPN_CONTROL, ALPN_STREAM};
 use crate::transport::{self, Frames, Receiver, Sender, StreamError};
 use crate::wire::call::BOUNDS;
 use crate::wire::{self, Join, kind};
-use crate::{packets, quic};
+use crate::{AskError, asks, packets, quic};
 use quinn::{Connection, Endpoint, Incoming};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
@@ -132,9 +133,21 @@ async fn bulk_over_quic(shared: &Shared, node: &str, connection: &Connection, mu
     }
     open.connection.send_replace(Some(connection.clone()));
     let _carried = open.bulk.carry_while(Carrier::Quic(connection.clone()));
-    tokio::select! {
-        _ = connection.closed() => {}
-        () = open.closed.cancelled() => connection.close(quic::CLOSED, b"the session has ended"),
+    let mut asked = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => {
+                let Ok((sender, receiver)) = accepted else { break };
+                let sender = Sender::Quic(sender);
+                sender.yield_to_others();
+                asked.spawn(asks::serve((sender, Frames::new(Receiver::Quic(receiver))), open.asks.clone()));
+            }
+            Some(_) = asked.join_next() => {}
+            () = open.closed.cancelled() => {
+                connection.close(quic::CLOSED, b"the session has ended");
+                break;
+            }
+        }
     }
     let id = connection.stable_id();
     open.connection.send_if_modified(|now| now.take_if(|now| now.stable_id() == id).is_some());
@@ -187,9 +200,19 @@ async fn over_tls(
             }
         }
         (Ok((Some(open), Some(number))), Some(ALPN_STREAM)) => open.arrive(number, stream),
+        (Ok((Some(open), None)), Some(ALPN_STREAM)) => ask_over_tls(&open, stream).await,
         (Ok((None, _)), _) => goodbye(&mut stream.0, "there is no such session").await,
         (Ok(_), _) => goodbye(&mut stream.0, "this is not what the protocol's name says").await,
         (Err(error), _) => goodbye(&mut stream.0, &error.chain()).await,
+    }
+}
+
+/// Answers what a node asks.
+async fn ask_over_tls(open: &Open, mut stream: Arrival) {
+    let Ok(_place) = open.asks_room.try_acquire() else { return asks::refuse(&mut stream.0, AskError::Busy).await };
+    tokio::select! {
+        () = asks::serve(stream, open.asks.clone()) => {}
+        () = open.closed.cancelled() => {}
     }
 }
 

@@ -1,10 +1,11 @@
 //! The sessions that are open, by their names and by their nodes.
 
+use super::session::Who;
 use super::{Admit, Session};
 use crate::node::Transport;
 use crate::session::EventCache;
 use crate::transport::{Frames, Sender};
-use crate::{Bulk, Limits};
+use crate::{Bulk, IncomingAsk, Limits};
 use rustls::server::danger::ClientCertVerifier;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,10 @@ pub(super) struct Open {
     pub(super) closed: CancellationToken,
     /// The bulk connection, over QUIC.
     pub(super) connection: watch::Sender<Option<quinn::Connection>>,
+    /// To the server.
+    pub(super) asks: mpsc::Sender<IncomingAsk>,
+    /// As many as may be answered at once; QUIC counts its streams itself.
+    pub(super) asks_room: Semaphore,
     /// Calls that wait for the node to dial, over TCP.
     waiting: Mutex<Waiting>,
 }
@@ -115,14 +120,22 @@ impl Shared {
 }
 
 impl Open {
-    pub(super) fn new(name: String, node: String, over: Transport, closed: CancellationToken) -> Self {
+    pub(super) fn new(
+        name: String,
+        who: &Who,
+        closed: CancellationToken,
+        asks: mpsc::Sender<IncomingAsk>,
+        asks_max: u32,
+    ) -> Self {
         Self {
             name,
-            node,
-            over,
+            node: who.node.clone(),
+            over: who.over,
             bulk: Bulk::new(),
             closed,
             connection: watch::Sender::new(None),
+            asks,
+            asks_room: Semaphore::new(asks_max as usize),
             waiting: Mutex::default(),
         }
     }

@@ -9,7 +9,7 @@ use crate::quic::{self, IDLE_TIME_MAX, KEEP_ALIVE};
 use crate::session::{EventCache, MasterAction, MasterSession, SessionError};
 use crate::transport::{Frames, Receiver, Sender, StreamError};
 use crate::wire::{self, kind};
-use crate::{CallError, Down, Hello, IncomingCall, MasterEnd, Rejected, calls};
+use crate::{CallError, Down, Hello, IncomingCall, MasterEnd, Rejected};
 use bytes::BytesMut;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -85,19 +85,20 @@ async fn serve(shared: &Arc<Shared>, who: &Who, sender: &mut Sender, mut frames:
         Err(_) => return StreamError::Slow("the node's hello"),
     };
     let closed = shared.shutdown.child_token();
-    let open = Arc::new(Open::new(name, who.node.clone(), who.over, closed.clone()));
+    let (asks, asked) = mpsc::channel(limits.calls_max);
+    let open = Arc::new(Open::new(name, who, closed.clone(), asks, limits.asks_max));
     if let Err(reason) = shared.open(open.clone()) {
         return SessionError::Goodbye { reason: reason.into(), refused: false, dismissed: false }.into();
     }
     let _registered = Registered { shared, open: &open };
     let (down, messages) = mpsc::channel(limits.down_messages_max);
     let (up, ups) = mpsc::channel(limits.up_batches_max);
-    let (caller, asked) = mpsc::channel(limits.calls_max);
+    let (caller, calls) = mpsc::channel(limits.calls_max);
     let session = Session {
         node: who.node.clone(),
         remote: who.remote,
         hello,
-        end: MasterEnd { down, up: ups, caller: Caller(caller) },
+        end: MasterEnd { down, up: ups, caller: Caller(caller), asks: asked },
         bulk: open.bulk.clone(),
         closed: closed.clone(),
     };
@@ -119,7 +120,7 @@ async fn serve(shared: &Arc<Shared>, who: &Who, sender: &mut Sender, mut frames:
         () = closed.cancelled() => ended(if shared.shutdown.is_cancelled() { "the master goes down" } else { "the master has ended the session" }),
         error = read(&driver, &mut frames, up, pending) => error,
         error = write(&driver, sender, messages, answers, dials) => error,
-        () = call(shared, &open, asked, dial) => ended("the master has ended the session"),
+        () = call(shared, &open, calls, dial) => ended("the master has ended the session"),
     }
 }
 
@@ -263,12 +264,12 @@ async fn write(
 }
 
 /// Opens a stream for each call of the server's; returns when there will be none any more.
-async fn call(shared: &Shared, open: &Arc<Open>, mut asked: mpsc::Receiver<IncomingCall>, dial: mpsc::Sender<u64>) {
+async fn call(shared: &Shared, open: &Arc<Open>, mut calls: mpsc::Receiver<IncomingCall>, dial: mpsc::Sender<u64>) {
     let room = Arc::new(Semaphore::new(shared.limits.calls_running_max as usize));
     let mut opening = JoinSet::new();
     loop {
         tokio::select! {
-            incoming = asked.recv() => {
+            incoming = calls.recv() => {
                 let Some(incoming) = incoming else { return };
                 let Ok(permit) = room.clone().try_acquire_owned() else {
                     incoming.answer(Err(CallError::Failed("too many calls to the node run at once".into())));
@@ -277,7 +278,7 @@ async fn call(shared: &Shared, open: &Arc<Open>, mut asked: mpsc::Receiver<Incom
                 let (open, dial) = (open.clone(), dial.clone());
                 opening.spawn(async move {
                     match timeout(STREAM_TIME_MAX, stream(&open, &dial)).await {
-                        Ok(Some(stream)) => calls::ask(incoming, stream, open.closed.clone(), permit).await,
+                        Ok(Some(stream)) => crate::calls::ask(incoming, stream, open.closed.clone(), permit).await,
                         Ok(None) | Err(_) => incoming.answer(Err(CallError::Disconnected)),
                     }
                 });

@@ -4,10 +4,10 @@ use super::dial::{Carried, Dialler, tls_failure};
 use super::{LinkState, Transport, bulk, turn_away};
 use crate::link::{IncomingWrites, Renewal, Up};
 use crate::quic::{self, Failure, IDLE_TIME_MAX, KEEP_ALIVE};
-use crate::session::{NodeAction, NodeSession, SessionError};
+use crate::session::{NodeAction, NodeSession, Opened, SessionError};
 use crate::transport::{Frames, Sender, StreamError};
 use crate::wire::{self, kind};
-use crate::{Bulk, Down, Hello, IncomingCall, Limits, Progress, Rejected, VERSION};
+use crate::{AskError, Bulk, Down, Hello, IncomingAsk, IncomingCall, Limits, Progress, Rejected, VERSION};
 use state::{Event, Revision};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +25,7 @@ pub(super) struct Hands {
     pub(super) progress: Progress,
     pub(super) down: mpsc::Sender<Down>,
     pub(super) up: mpsc::Receiver<Up>,
+    pub(super) asks: mpsc::Receiver<IncomingAsk>,
     pub(super) calls: mpsc::Sender<IncomingCall>,
     pub(super) bulk: Bulk,
     pub(super) state: watch::Sender<LinkState>,
@@ -39,12 +40,13 @@ impl Hands {
         let _ = self.down.send(Down::Reset { revision: Revision(0), objects: Vec::new() }).await;
     }
 
-    /// Turns writers away for as long as there is no link; returns when the node has dropped its end.
+    /// Turns writers and asks away for as long as there is no link; returns when the node has dropped its end.
     pub(super) async fn idle(&mut self) {
         loop {
             tokio::select! {
                 () = self.down.closed() => return,
                 Some(up) = self.up.recv() => turn_away(up),
+                Some(ask) = self.asks.recv() => ask.answer(Err(AskError::Disconnected)),
             }
         }
     }
@@ -79,8 +81,8 @@ struct Session {
     machine: Mutex<NodeSession<Token>>,
     limits: Limits,
     over: Transport,
-    /// The session's name, once the master has said it.
-    name: watch::Sender<Option<String>>,
+    /// What the master has said of the session, once it has.
+    opened: watch::Sender<Option<Opened>>,
     /// An answer has made room for another batch.
     room: Notify,
 }
@@ -103,11 +105,12 @@ pub(super) async fn run(dialler: &Dialler, carried: Carried, hands: &mut Hands) 
     let (machine, hello) = NodeSession::begin(&hello, limits);
     let Carried { over, remote, stream: (mut sender, receiver), connection } = carried;
     let session =
-        Session { machine: Mutex::new(machine), limits, over, name: watch::Sender::new(None), room: Notify::new() };
+        Session { machine: Mutex::new(machine), limits, over, opened: watch::Sender::new(None), room: Notify::new() };
     let (dials, asked) = mpsc::channel(limits.calls_running_max as usize);
     let up_state = LinkState::Up { over, remote };
     let end = {
-        let Hands { progress, down, up, calls, bulk, state, shutdown } = &mut *hands;
+        let Hands { progress, down, up, asks, calls, bulk, state, shutdown } = &mut *hands;
+        let demands = bulk::Demands { dials: asked, asks };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => End::Done,
@@ -115,7 +118,7 @@ pub(super) async fn run(dialler: &Dialler, carried: Carried, hands: &mut Hands) 
             end = read(&session, Frames::new(receiver), progress, down, &dials) => end,
             error = write(&session, &mut sender, &hello, up) => End::Failed(tls_failure(&error)),
             () = opened(&session, up_state, state) => End::Done,
-            () = bulk::keep(dialler, &session.name, over, asked, calls, bulk) => End::Done,
+            () = bulk::keep(dialler, &session.opened, over, demands, calls, bulk) => End::Done,
             better = better(dialler, over, &limits) => End::Better(better),
         }
     };
@@ -153,9 +156,9 @@ async fn leave(sender: &mut Sender, connection: Option<&quinn::Connection>, end:
 
 /// Says that the link is up when the master has welcomed the node; never returns.
 async fn opened(session: &Session, up: LinkState, state: &watch::Sender<LinkState>) {
-    let mut name = session.name.subscribe();
+    let mut opened = session.opened.subscribe();
     // the sender lives in the session
-    let _ = name.wait_for(Option::is_some).await;
+    let _ = opened.wait_for(Option::is_some).await;
     state.send_replace(up);
     std::future::pending().await
 }
@@ -169,7 +172,7 @@ async fn read(
 ) -> End {
     let bounds = NodeSession::<Token>::bounds(&session.limits);
     loop {
-        let is_open = session.name.borrow().is_some();
+        let is_open = session.opened.borrow().is_some();
         let patience = match (is_open, session.over) {
             (false, _) => Some((WELCOME_TIME_MAX, "the master's welcome")),
             // QUIC has its own
@@ -187,7 +190,7 @@ async fn read(
         };
         for action in actions {
             match action {
-                NodeAction::Opened(name) => drop(session.name.send_replace(Some(name))),
+                NodeAction::Opened(opened) => drop(session.opened.send_replace(Some(opened))),
                 NodeAction::Answer(token, outcome) => {
                     token.answer(outcome);
                     session.room.notify_one();
@@ -220,17 +223,17 @@ async fn write(session: &Session, sender: &mut Sender, hello: &[u8], up: &mut mp
     if let Err(error) = sender.send(hello).await {
         return error;
     }
-    let mut name = session.name.subscribe();
+    let mut opened = session.opened.subscribe();
     let mut alive = interval(KEEP_ALIVE);
     let ping = wire::encode(kind::PING, &[]);
     loop {
-        let is_open = name.borrow_and_update().is_some();
+        let is_open = opened.borrow_and_update().is_some();
         let may_write = !is_open || session.machine().has_room();
         let frame = tokio::select! {
             // the node drops its receiving end too, which ends the session
             Some(up) = up.recv(), if may_write => {
                 // asked again: the welcome may have come meanwhile
-                if session.name.borrow().is_none() {
+                if session.opened.borrow().is_none() {
                     turn_away(up);
                     continue;
                 }
@@ -241,7 +244,7 @@ async fn write(session: &Session, sender: &mut Sender, hello: &[u8], up: &mut mp
             }
             () = session.room.notified() => continue,
             // the sender lives in the session
-            _ = name.changed() => continue,
+            _ = opened.changed() => continue,
             _ = alive.tick(), if session.over == Transport::Tcp => ping.clone(),
         };
         if let Err(error) = sender.send(&frame).await {

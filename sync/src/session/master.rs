@@ -97,6 +97,7 @@ impl MasterSession {
                     resumed: welcome.resumed,
                     session: self.name.clone(),
                     batches: self.limits.up_batches_max,
+                    asks: self.limits.asks_max as usize,
                 };
                 vec![wire::encode(kind::WELCOME, &wire::to_json(&welcomed))]
             }

@@ -9,7 +9,7 @@ mod tests;
 
 pub(crate) use cache::EventCache;
 pub(crate) use master::{MasterAction, MasterSession};
-pub(crate) use node::{NodeAction, NodeSession};
+pub(crate) use node::{NodeAction, NodeSession, Opened};
 
 use crate::wire::WireError;
 

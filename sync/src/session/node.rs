@@ -8,11 +8,20 @@ use state::{Change, Event, Object, Revision, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// What further connections of an open session need.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    /// The session's name, under which they join.
+    pub(crate) name: String,
+    /// Asks that may be under way.
+    pub(crate) asks: usize,
+}
+
 /// What the driver is to do. `T` is whatever it wants back with an answer.
 #[derive(Debug)]
 pub(crate) enum NodeAction<T> {
-    /// The session is open under this name; further connections may join it.
-    Opened(String),
+    /// The session is open; further connections may join it.
+    Opened(Opened),
     /// Hand it to the node.
     Deliver(Down),
     /// A batch or a heartbeat is answered.
@@ -130,8 +139,9 @@ impl<T> NodeSession<T> {
         self.is_open = true;
         self.batches_max = welcomed.batches.clamp(1, self.limits.up_batches_max.max(1));
         self.owes_reset = !welcomed.resumed;
-        let name = welcomed.session.clone();
-        Ok(vec![NodeAction::Opened(name), NodeAction::Deliver(Down::Welcome(welcomed.welcome()))])
+        let asks = welcomed.asks.min(self.limits.asks_max as usize);
+        let opened = Opened { name: welcomed.session.clone(), asks };
+        Ok(vec![NodeAction::Opened(opened), NodeAction::Deliver(Down::Welcome(welcomed.welcome()))])
     }
 
     fn part(&mut self, part: Part) -> Result<Vec<NodeAction<T>>, SessionError> {

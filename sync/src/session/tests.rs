@@ -16,6 +16,7 @@ const LIMITS: Limits = Limits {
     up_batches_max: 4,
     calls_max: 4,
     calls_running_max: 4,
+    asks_max: 8,
     frame_bytes_max: 100_000,
     body_bytes_max: 600_000,
     snapshot_bytes_max: 1_000_000,
@@ -421,7 +422,7 @@ impl Sea {
         while let Some(frame) = bounds.take(&mut arrived).unwrap() {
             for action in self.node.receive(frame).unwrap() {
                 match action {
-                    NodeAction::Opened(name) => assert_eq!(name, "s"),
+                    NodeAction::Opened(opened) => assert_eq!((opened.name.as_str(), opened.asks), ("s", 8)),
                     NodeAction::Answer(token, answer) => {
                         assert!(self.unanswered.remove(&token));
                         let events = answer.unwrap();

@@ -26,6 +26,9 @@ pub(crate) struct Welcomed {
     /// Unanswered batches and heartbeats the node may have under way.
     #[serde(default = "one")]
     pub(crate) batches: usize,
+    /// Asks the node may have under way; an older master takes none.
+    #[serde(default)]
+    pub(crate) asks: usize,
 }
 
 fn one() -> usize {

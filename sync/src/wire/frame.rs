@@ -39,6 +39,13 @@ pub(crate) mod kind {
     pub(crate) const FAILED: u8 = 76;
     pub(crate) const DONE: u8 = 77;
     pub(crate) const INPUT_CLOSED: u8 = 78;
+    // an ask, to the master
+    pub(crate) const ASK: u8 = 80;
+    // an ask, from the master
+    pub(crate) const IMAGE: u8 = 88;
+    pub(crate) const BYTES: u8 = 89;
+    pub(crate) const WHOLE: u8 = 90;
+    pub(crate) const REFUSED: u8 = 91;
     /// From here on, a kind that is not known is ignored.
     pub(crate) const IGNORABLE: u8 = 128;
     pub(crate) const PING: u8 = 128;

@@ -3,6 +3,7 @@
 //! A frame is `u32` length (big-endian, of what follows), `u8` kind, `u8` flags, body. A body is JSON; where whole objects
 //! travel, it is lines of JSON heads, each followed by the object's own bytes, which are never parsed on the way.
 
+pub(crate) mod ask;
 mod body;
 pub(crate) mod call;
 mod entry;

@@ -8,24 +8,29 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use sync::master::Session;
 use sync::node::{self, LinkState, Transport};
-use sync::{Attach, Call, CallError, Caller, Exec, Input, Limits, Logs, Output, PortForward, SendError};
+use sync::{Attach, Call, CallError, Caller, Exec, Input, Limits, Logs, Output, PortForward, SendError, Uplink};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// A link over a transport, with its node's calls answered.
-struct Linked {
+pub struct Linked {
+    pub uplink: Uplink,
+    pub session: Session,
     caller: Caller,
     news: mpsc::UnboundedReceiver<&'static str>,
     node_bulk: sync::Bulk,
-    session: Session,
     _master: Master,
     _hole: Option<UdpSocket>,
     _stop: tokio_util::sync::DropGuard,
 }
 
 async fn linked(over: Transport) -> Linked {
-    let limits = Limits { quic_patience: Duration::from_millis(200), ..Limits::default() };
+    linked_with(over, Limits::default()).await
+}
+
+pub async fn linked_with(over: Transport, limits: Limits) -> Linked {
+    let limits = Limits { quic_patience: Duration::from_millis(200), ..limits };
     let (mut master, config, hole) = match over {
         Transport::Quic => {
             let master = Master::start(limits);
@@ -49,14 +54,14 @@ async fn linked(over: Transport) -> Linked {
     session.end.down.send(welcome(true)).await.unwrap();
     let state = up(&link).await;
     assert!(matches!(state, LinkState::Up { over: got, .. } if got == over), "{state:?}");
-    let node_bulk = link.bulk.clone();
+    let (node_bulk, uplink) = (link.bulk.clone(), link.end.uplink());
     // the end must be read for the link to live: calls are
     let news = answer_calls(link.end);
     let caller = session.end.caller.clone();
-    Linked { caller, news, node_bulk, session, _master: master, _hole: hole, _stop: stop.drop_guard() }
+    Linked { uplink, caller, news, node_bulk, session, _master: master, _hole: hole, _stop: stop.drop_guard() }
 }
 
-const EACH: [Transport; 2] = [Transport::Quic, Transport::Tcp];
+pub const EACH: [Transport; 2] = [Transport::Quic, Transport::Tcp];
 
 fn logs(pod: &str) -> Call {
     Call::Logs(Logs { pod: pod.into(), ..Logs::default() })

@@ -250,7 +250,7 @@ impl Books {
     }
 
     async fn feed(self, from: Option<Position>, end: MasterEnd) {
-        let MasterEnd { down, mut up, caller: _caller } = end;
+        let MasterEnd { down, mut up, caller: _caller, asks: _asks } = end;
         tokio::spawn(async move {
             while let Some(up) = up.recv().await {
                 match up {
