@@ -220,6 +220,14 @@ struct Shore {
     recorder: Recorder,
 }
 
+/// The node's images: what is not here is asked of the master before it is asked of a registry.
+fn open_images(config: &AgentConfig, uplink: &Uplink) -> anyhow::Result<images::Images> {
+    let master = Arc::new(container::origin::Master(uplink.clone()));
+    let (dir, limits) = (config.data_dir.join("images"), images::ImageLimits::default());
+    images::Images::open_with(&dir, limits, images::RegistryConfig::default(), Some(master))
+        .context("open the store of images")
+}
+
 /// Makes the parts that all rooms share.
 fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
     let Shore { place: Place { cluster, pod_cidr }, machine, uplink, keeper, sessions, recorder } = shore;
@@ -235,6 +243,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
     proxy.ingress_https_port = config.ingress_https_port;
     proxy.resolv_conf.clone_from(&config.resolv_conf);
     proxy.dns = cluster.cluster_dns.map(|address| (address, DNS_PORT).into());
+    let images = open_images(&config, &uplink)?;
     Ok(Body {
         replica: ArcSwap::default(),
         keeper,
@@ -245,8 +254,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
         uplink,
         recorder,
         docker: docker::open(&config, cluster.loopback, pod_cidr),
-        images: runtime::images::Images::open(&config.data_dir.join("images"), runtime::images::ImageLimits::default())
-            .context("open the store of images")?,
+        images,
         pools: Shared::new(Pools::new(pod_cidr)),
         guests: Shared::new(HashMap::new()),
         logs: Shared::new(HashMap::new()),

@@ -1,7 +1,9 @@
 //! What the binary tells a master.
 
+use crate::ImageSource;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Everything a master is told at its start.
 #[derive(Clone, Debug)]
@@ -36,4 +38,6 @@ pub struct ServerConfig {
     pub token_auth_file: Option<PathBuf>,
     /// PEM file of a further authority whose client certificates are trusted.
     pub client_ca_file: Option<PathBuf>,
+    /// The images that are handed on to nodes.
+    pub images: Option<Arc<dyn ImageSource>>,
 }

@@ -11,6 +11,7 @@ mod csr;
 mod entropy;
 mod executor;
 mod identities;
+mod images;
 mod lineages;
 mod links;
 mod node_access;
@@ -21,6 +22,7 @@ mod ports;
 mod signer;
 
 pub use config::ServerConfig;
+pub use images::{ImageBytes, ImageSource};
 pub use notify::ready as notify_ready;
 
 use anyhow::{Context, Result, ensure};
@@ -120,7 +122,9 @@ pub async fn start(config: ServerConfig) -> Result<Server> {
     let identities = Identities::new(store.clone());
     let mask = config.node_cidr_mask.unwrap_or_else(|| controllers::ipam::default_mask(config.cluster_cidr.1));
     let networks = PodNetworks { cluster: config.cluster_cidr, mask };
-    let links = Links::new(store.clone(), lineages, durable, facts, networks, identities.clone(), stop_minds.clone());
+    let images = images::Images::new(config.images.clone());
+    let links =
+        Links::new(store.clone(), lineages, durable, facts, networks, identities.clone(), images, stop_minds.clone());
     tasks.spawn(links.clone().keep());
     tasks.spawn(certificates.clone().keep(stop_minds.clone()));
     let (shown, known) = (certificates.clone(), identities.clone());

@@ -296,6 +296,7 @@ mod tests {
             bytes,
             created: "2026-01-01T00:00:00Z".into(),
             config: agent::images::ImageConfig::default(),
+            source: agent::images::Source::Imported,
         };
         let hex = "0".repeat(64);
         let all = [

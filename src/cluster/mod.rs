@@ -4,6 +4,7 @@
 mod agent;
 mod config_file;
 mod flags;
+mod images;
 mod network;
 mod process;
 mod server;

@@ -58,6 +58,7 @@ fn config(flags: &ServerFlags, networks: &Networks, data_dir: PathBuf) -> Result
     let service_cidr = networks.services_v4()?;
     let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
     let node_name = node_name(&flags.node)?;
+    let images = super::images::open(&data_dir)?;
     Ok(ServerConfig {
         data_dir,
         bind_address: flags.bind_address,
@@ -74,6 +75,7 @@ fn config(flags: &ServerFlags, networks: &Networks, data_dir: PathBuf) -> Result
         token: flags.token.clone(),
         token_auth_file: flags.token_auth_file.clone(),
         client_ca_file: flags.client_ca_file.clone(),
+        images: Some(images),
     })
 }
 

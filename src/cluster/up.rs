@@ -119,6 +119,7 @@ async fn begin(flags: &UpFlags, ports: &Ports, home: &Path, threads: &Threads) -
         token: None,
         token_auth_file: None,
         client_ca_file: None,
+        images: Some(super::images::open(home)?),
     };
     let choices = NodeChoices {
         labels: Vec::new(),

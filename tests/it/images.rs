@@ -1,6 +1,7 @@
 //! Images: from registries with and without a password, of both kinds, and everything that may be wrong with one.
 
-use crate::harness::{Busybox, Registry, Room, docker, guest};
+use crate::harness::{Busybox, Fleet, Registry, Room, docker, guest, request, until};
+use std::net::SocketAddr;
 
 fn pod(name: &str, image: &str, more: &str) -> String {
     format!(
@@ -164,4 +165,96 @@ fn a_nodes_store_is_listed_filled_and_emptied() {
     room.kubectl(&["delete", "pod", "imported"]);
     room.coracle(&["image", "rm", "--data-dir", store, image]);
     assert!(!room.coracle(&["image", "list", "--data-dir", store]).contains("store.example/probe"));
+}
+
+/// A pod of the agent's.
+fn far(name: &str, image: &str, more: &str) -> String {
+    pod(name, image, more).replace("spec:\n", "spec:\n  nodeName: agent-0\n") + "---\n"
+}
+
+/// A pod of the master's own node.
+fn near(name: &str, image: &str, more: &str) -> String {
+    pod(name, image, more).replace("spec:\n", "spec:\n  nodeName: node\n") + "---\n"
+}
+
+/// A file of a test's.
+fn file(image: &str) -> String {
+    image.strip_prefix("file://").unwrap().to_owned()
+}
+
+#[test]
+fn what_is_imported_on_the_master_runs_on_every_node() {
+    let Some(mut fleet) = Fleet::launch(1) else { return };
+    let dir = fleet.server().data_dir();
+    let store = dir.to_str().unwrap();
+    let import = |fleet: &Fleet, file: &str, name: &str| {
+        fleet.coracle(&["image", "import", "--data-dir", store, file, name]);
+    };
+    // no registry has ever heard of it, and the default policy of a name without a tag is Always
+    import(&fleet, "tests/it/guests/probe.wasm", "site.invalid/app");
+    fleet.apply(
+        &(far("first", "site.invalid/app", "args: [args, one]")
+            + &far("stays", "site.invalid/app", "args: [http, \"8000\"]").replace("Never", "Always")
+            + &near("near", "site.invalid/app", "args: [args, two]")),
+    );
+    for (name, said) in [("first", "[\"args\", \"one\"]\n"), ("near", "[\"args\", \"two\"]\n")] {
+        let what = format!("pod/{name}");
+        fleet.wait(&what, "jsonpath={.status.phase}=Succeeded");
+        assert_eq!(fleet.kubectl(&["logs", name]), said);
+        let events = fleet.events(&what);
+        assert!(events.contains("Pulling image") && events.contains("Successfully pulled image"), "{events}");
+    }
+    fleet.wait("pod/stays", "condition=Ready");
+    let id = "{.status.containerStatuses[0].imageID}";
+    let listed = fleet.coracle(&["image", "list", "--data-dir", store]);
+    let digest = fleet.field("pod/first", id);
+    assert!(listed.contains(digest.rsplit_once('@').unwrap().1), "{digest}: {listed}");
+    assert_eq!(fleet.field("pod/near", id), digest);
+
+    // the name stands for another program now: only who asks anew sees it
+    import(&fleet, &file(&guest("tool.wasm")), "site.invalid/app");
+    fleet.apply(
+        &(far("cached", "site.invalid/app", "imagePullPolicy: IfNotPresent, args: [args]")
+            + &far("asked", "site.invalid/app", "args: [args]")),
+    );
+    fleet.wait("pod/cached", "jsonpath={.status.phase}=Succeeded");
+    assert!(fleet.events("pod/cached").contains("already present on machine"));
+    // the other program has no such verb
+    fleet.wait("pod/asked", "jsonpath={.status.phase}=Failed");
+    assert_ne!(fleet.field("pod/asked", id), digest);
+
+    // without its master a node starts what it has, whatever the policy
+    let at: SocketAddr = format!("{}:8000", fleet.field("pod/stays", "{.status.podIP}")).parse().unwrap();
+    import(&fleet, "tests/it/guests/probe.wasm", "site.invalid/app");
+    fleet.apply(&far("again", "site.invalid/app", "args: [args]"));
+    fleet.wait("pod/again", "jsonpath={.status.phase}=Succeeded");
+    std::thread::sleep(std::time::Duration::from_secs(6)); // longer than changes are gathered before they are on disk
+    fleet.agents[0].cut();
+    fleet.agents[0].reboot();
+    let answers = || fleet.agents[0].within(|| request(at, "pod", "/").ok());
+    until("the pod runs again", answers);
+    fleet.agents[0].heal();
+    fleet.ready(&fleet.agents[0]);
+
+    // what is taken away is not there any more for who asks
+    fleet.coracle(&["image", "rm", "--data-dir", store, "site.invalid/app"]);
+    fleet.apply(&far("late", "site.invalid/app", "args: [args]"));
+    fleet.until_field("pod/late", WAITING, "ImagePullBackOff");
+    fleet.wait("pod/stays", "condition=Ready");
+}
+
+#[test]
+fn the_master_hands_on_what_it_has_from_a_registry() {
+    let Some(fleet) = Fleet::launch(1) else { return };
+    // which the agent's machine cannot reach
+    let registry = Registry::open();
+    let image = format!("{}/team/probe:1", registry.host());
+    fleet.coracle(&["image", "push", "tests/it/guests/probe.wasm", &image]);
+    let policy = |policy: &str| format!("imagePullPolicy: {policy}, args: [args]");
+    fleet.apply(&near("near", &image, &policy("Always")));
+    fleet.wait("pod/near", "jsonpath={.status.phase}=Succeeded");
+    fleet.apply(&(far("asks", &image, &policy("Always")) + &far("takes", &image, &policy("IfNotPresent"))));
+    fleet.wait("pod/takes", "jsonpath={.status.phase}=Succeeded");
+    assert!(fleet.events("pod/takes").contains("Successfully pulled image"));
+    fleet.until_field("pod/asks", WAITING, "ImagePullBackOff");
 }

@@ -1,7 +1,7 @@
 //! The image of a container: which runtime it is for, and how it comes to this node.
 //!
 //! A reference that ends in `.wasm` says so itself; of all others the image decides. What is here already is not asked of a
-//! registry. Deliberately absent: when to try again (`pod::plan`).
+//! registry, and what the master has is not either ([`super::origin`]). Deliberately absent: when to try again (`pod::plan`).
 
 use super::{Stage, Start, StartFailure, chain};
 use crate::body::Body;
@@ -51,14 +51,14 @@ pub async fn kind(body: &Body, object: &Object, spec: &Blueprint, container: &Co
         _ => {}
     }
     let image = container.image.as_deref().unwrap_or_default();
-    let Ok(Parsed::Registry(reference)) = images::parse(image) else { return Kind::Wasm };
+    let Ok(Parsed::Registry(_)) = images::parse(image) else { return Kind::Wasm };
     let ready = ready_docker(body);
     if let Some(docker) = ready
         && matches!(docker.has_image(image).await, Ok(Some(_)))
     {
         return Kind::Docker;
     }
-    match body.images.kind(&reference, &credentials(body, object, spec)).await {
+    match body.images.kind(image, &credentials(body, object, spec)).await {
         Ok(images::Kind::Wasm) => Kind::Wasm,
         Ok(images::Kind::Container) => Kind::Docker,
         Err(_) if ready.is_some() => Kind::Docker,
@@ -176,7 +176,8 @@ impl Start {
             _ => Stage::Pull.failure(format!("{}{}", chain(&error), self.docker_is_down())),
         })?;
         let program = self.load(name, &pulled.path).await?;
-        self.tell_pulled(container, name, (!pulled.was_present).then(|| (began.elapsed(), Some(pulled.bytes))));
+        let is_pulled = policy == PullPolicy::Always || !pulled.was_present;
+        self.tell_pulled(container, name, is_pulled.then(|| (began.elapsed(), Some(pulled.bytes))));
         Ok(Image::Wasm { program, config: pulled.config, id: pulled.image_id, pin: pulled.pin })
     }
 

@@ -10,6 +10,7 @@ pub mod files;
 pub mod guest;
 pub mod image;
 pub mod network;
+pub mod origin;
 pub mod sandbox;
 mod security;
 pub mod termination;

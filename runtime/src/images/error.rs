@@ -158,7 +158,7 @@ pub enum PullError {
         what: String,
     },
     /// The images in use leave no room.
-    #[error("{bytes} bytes do not fit into the image store: {used} of {bytes_max} bytes are in use by containers")]
+    #[error("{bytes} bytes do not fit into the image store: {used} of {bytes_max} bytes are in use or imported")]
     Full {
         /// Wanted.
         bytes: u64,
@@ -175,6 +175,14 @@ pub enum PullError {
         /// What the disk said.
         #[source]
         source: io::Error,
+    },
+    /// The master hands the image on, and broke off.
+    #[error("the master hands the image on, and after {bytes} bytes: {detail}")]
+    Origin {
+        /// What has come, which stays for the next try.
+        bytes: u64,
+        /// Why it ended.
+        detail: String,
     },
     /// The whole took too long.
     #[error("{what} took more than {seconds} s")]

@@ -1,7 +1,8 @@
 //! Wasm images: from a registry, an address or a file into the node's store, and from there to a path to load.
 //!
 //! [`parse`] reads a name, [`Images`] is the store that all pods of a node share: [`Images::pull`] brings an image
-//! there by pull policy and answers the path of its program, [`Images::kind`] tells whether an image is Wasm at all. An
+//! there by pull policy, from the node's master ([`Origin`]) or else its registry, and answers the path of its program,
+//! [`Images::kind`] tells whether an image is Wasm at all. An
 //! image is one program; what else its layers hold is not kept. Deliberately absent: container images (Docker has its
 //! own store), proxies, signatures, zstd layers.
 
@@ -11,6 +12,7 @@ mod credentials;
 mod error;
 mod import;
 mod manifest;
+mod origin;
 mod pull;
 mod push;
 mod reference;
@@ -19,17 +21,23 @@ mod store;
 mod transport;
 
 use std::collections::HashMap;
+use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
+use tokio_util::io::ReaderStream;
 
 pub use credentials::{Credential, CredentialsError, credentials_of, docker_config, matching};
 pub use error::{ImageError, PullError};
+pub use origin::{Offer, Origin, OriginBytes, OriginError};
 pub use push::{Pushed, push_file};
 pub use reference::{HttpsImage, Parsed, Reference, parse};
-pub use store::{ImageConfig, Pin, Removed, Stored};
+pub use store::{ImageConfig, Pin, Removed, Source, Stored};
 pub use transport::RegistryConfig;
 
 use archive::Bounds;
@@ -39,6 +47,11 @@ use transport::Transport;
 /// How long a registry's answer to what an image is holds.
 const KIND_TIME: Duration = Duration::from_secs(60);
 const KINDS_MAX: usize = 1024;
+/// Bytes read from the store at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// Bytes of a stored program, in order.
+pub type ImageBytes = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// The bounds of the store and of what is taken from registries.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +80,7 @@ impl Default for ImageLimits {
     }
 }
 
-/// When a registry is asked.
+/// When the master or the registry is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     /// Each time, for what the name stands for now; what is here already is not fetched again.
@@ -116,6 +129,7 @@ struct Inner {
     store: Store,
     limits: ImageLimits,
     transport: Arc<Transport>,
+    origin: Option<Arc<dyn Origin>>,
     pulls: Semaphore,
     /// One pull of a name at a time.
     slots: Mutex<HashMap<String, Arc<pull::Slot>>>,
@@ -125,15 +139,21 @@ struct Inner {
 impl Images {
     /// Opens the store in `dir`, which is made if it is not there. Blocks for a moment.
     pub fn open(dir: &Path, limits: ImageLimits) -> Result<Images, ImageError> {
-        Images::open_with(dir, limits, RegistryConfig::default())
+        Images::open_with(dir, limits, RegistryConfig::default(), None)
     }
 
-    /// As [`Images::open`], with other authorities than the machine's.
-    pub fn open_with(dir: &Path, limits: ImageLimits, registries: RegistryConfig) -> Result<Images, ImageError> {
+    /// As [`Images::open`], with other authorities than the machine's, and with somebody to ask before registries.
+    pub fn open_with(
+        dir: &Path,
+        limits: ImageLimits,
+        registries: RegistryConfig,
+        origin: Option<Arc<dyn Origin>>,
+    ) -> Result<Images, ImageError> {
         Ok(Images(Arc::new(Inner {
             store: Store::open(dir, limits)?,
             limits,
             transport: Arc::new(Transport::new(registries)),
+            origin,
             pulls: Semaphore::new(limits.pulls_max.max(1)),
             slots: Mutex::default(),
             kinds: Mutex::default(),
@@ -154,10 +174,15 @@ impl Images {
         }
     }
 
-    /// Whether an image is a Wasm program: the store's word, else the registry's, which it has ten seconds to give.
-    pub async fn kind(&self, reference: &Reference, credentials: &[Credential]) -> Result<Kind, ImageError> {
+    /// Whether an image is a Wasm program: the store's word, else the master's, else the registry's. Each of these has ten
+    /// seconds to give it.
+    pub async fn kind(&self, image: &str, credentials: &[Credential]) -> Result<Kind, ImageError> {
+        let Parsed::Registry(reference) = parse(image)? else { return Ok(Kind::Wasm) };
         let name = reference.to_string();
         if self.is_stored(&name).await? {
+            return Ok(Kind::Wasm);
+        }
+        if let Ok(Some(_)) = origin::find(&self.0, image).await {
             return Ok(Kind::Wasm);
         }
         if let Some((asked, kind)) = lock(&self.0.kinds).get(&name)
@@ -165,7 +190,7 @@ impl Images {
         {
             return Ok(*kind);
         }
-        let kind = pull::kind(&self.0, reference, credentials).await?;
+        let kind = pull::kind(&self.0, &reference, credentials).await?;
         let mut kinds = lock(&self.0.kinds);
         if kinds.len() >= KINDS_MAX {
             kinds.retain(|_, (asked, _)| asked.elapsed() < KIND_TIME);
@@ -212,12 +237,48 @@ impl Images {
                 bytes: imported.bytes,
                 created: jiff::Timestamp::now().to_string(),
                 config: imported.config,
+                source: Source::Imported,
             };
             inner.store.record(&stored).map_err(|error| ImageError::store(&path, error))?;
             drop(imported.pin);
             Ok(stored)
         })
         .await
+    }
+
+    /// What the store has under a name, which is as in a pod.
+    pub async fn find(&self, image: &str) -> Result<Option<Stored>, ImageError> {
+        let Ok(name) = stored_name(image) else { return Ok(None) };
+        let inner = self.0.clone();
+        blocking(move || {
+            let found = inner.store.find(&name).map_err(|error| ImageError::store(&name, error))?;
+            Ok(found.filter(|stored| inner.store.blob_path(&stored.blob).is_file()))
+        })
+        .await
+    }
+
+    /// The bytes of the program that a name stands for, from the byte `from` on; none if it stands for another one. They stay
+    /// in the store until they are read.
+    pub async fn read(&self, image: &str, blob: &str, from: u64) -> Result<Option<ImageBytes>, ImageError> {
+        let Some(stored) = self.find(image).await?.filter(|stored| stored.blob == blob) else { return Ok(None) };
+        let inner = self.0.clone();
+        let opened = blocking(move || {
+            let failed = |error| ImageError::store(inner.store.blob_path(&stored.blob), error);
+            let Some(pin) = inner.store.pin(&stored.blob).map_err(failed)? else { return Ok(None) };
+            let mut file = std::fs::File::open(inner.store.blob_path(&stored.blob)).map_err(failed)?;
+            file.seek(SeekFrom::Start(from)).map_err(failed)?;
+            Ok(Some((file, pin)))
+        })
+        .await?;
+        let Some((file, pin)) = opened else { return Ok(None) };
+        let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), READ_BYTES);
+        Ok(Some(
+            pieces
+                .inspect(move |_| {
+                    let _held = &pin;
+                })
+                .boxed(),
+        ))
     }
 
     /// All images of the store, by name.

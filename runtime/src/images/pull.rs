@@ -10,9 +10,10 @@ use super::credentials::{Credential, matching};
 use super::error::{ImageError, PullError};
 use super::import::{no_program, program_path};
 use super::manifest::{self, ContainerConfig, Descriptor, Found, Layout, Manifest};
+use super::origin::{self, Offer, OriginError, PATIENCE, PATIENCE_SHORT};
 use super::reference::{HttpsImage, Reference};
 use super::registry::{Fetched, Registry, check, download};
-use super::store::{ImageConfig, Pin, Stored};
+use super::store::{ImageConfig, Pin, Source, Stored};
 use super::{Inner, Kind, PullPolicy, Pulled, blocking, lock};
 
 /// The longest that a pull may take.
@@ -24,7 +25,7 @@ const SLOTS_MAX: usize = 1024;
 /// A name's turn, and how its last pull failed.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<()>,
     failed: std::sync::Mutex<Option<Failed>>,
 }
 
@@ -49,7 +50,7 @@ impl Slot {
     }
 }
 
-fn slot(inner: &Inner, name: &str) -> Arc<Slot> {
+pub(super) fn slot(inner: &Inner, name: &str) -> Arc<Slot> {
     let mut slots = lock(&inner.slots);
     if slots.len() >= SLOTS_MAX {
         slots.retain(|_, slot| Arc::strong_count(slot) > 1);
@@ -84,6 +85,7 @@ struct Fresh {
     bytes: u64,
     config: ImageConfig,
     pin: Pin,
+    source: Source,
 }
 
 /// A file behind an address: its checksum is its name, so that no policy asks for it twice.
@@ -96,14 +98,20 @@ pub(super) async fn https(
     let policy = if policy == PullPolicy::Never { policy } else { PullPolicy::IfNotPresent };
     let task = Task { inner, image, name: https.to_string(), repository: None, policy, credentials: Vec::new() };
     let fetching = async {
+        let (blob, digest) = (https.sha256.clone(), format!("sha256:{}", https.sha256));
+        if let Ok(Some(offer)) = origin::find(inner, image).await
+            && offer.blob == blob
+            && let Ok(taken) = take(inner, image, &task.name, offer, PATIENCE_SHORT).await
+        {
+            return Ok(taken);
+        }
         let temporary = temporary(inner).await?;
         let found = download(&inner.transport, &https.url, temporary.as_file(), inner.limits.wasm_bytes_max).await?;
-        check(https.url.as_str(), &format!("sha256:{}", https.sha256), &format!("sha256:{found}"))?;
+        check(https.url.as_str(), &digest, &format!("sha256:{found}"))?;
         let file = https.url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or("app.wasm");
         let config = ImageConfig { name: file.to_owned(), ..ImageConfig::default() };
-        let (pin, bytes) = commit(inner, temporary, https.sha256.clone()).await?;
-        let (digest, blob) = (format!("sha256:{}", https.sha256), https.sha256.clone());
-        Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }))
+        let (pin, bytes) = commit(inner, temporary, blob.clone()).await?;
+        Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source: Source::Public }))
     };
     task.run(fetching).await
 }
@@ -120,16 +128,83 @@ pub(super) async fn registry(
     let (name, repository) = (reference.to_string(), Some(reference.repository()));
     let task = Task { inner, image, name, repository, policy, credentials: credentials.clone() };
     let fetching = async {
-        let mut users = users(reference, &credentials).into_iter();
-        loop {
-            let user = users.next().flatten();
-            let fetched = fetch(inner, reference, user.as_ref()).await;
-            if !is_turned_away(&fetched) || users.len() == 0 {
-                return fetched;
+        let (offer, is_away) = match origin::find(inner, image).await {
+            Ok(Some(offer)) if offer.imported => return take(inner, image, &task.name, offer, PATIENCE).await,
+            Ok(offer) => (offer, false),
+            Err(error) => {
+                tracing::debug!(image, %error, "the master is not asked for an image");
+                // whose name this is is away: what it said last holds, as everything else of it does
+                if matches!(error, OriginError::Away(_))
+                    && let Some((stored, pin)) = local(inner, &task.name).await.map_err(store_error)?
+                    && stored.source == Source::Master
+                {
+                    return Ok(Outcome::Current(stored, pin));
+                }
+                (None, true)
             }
+        };
+        let wanted = Wanted { image, reference, offer: offer.as_ref(), is_away };
+        let mut users = users(reference, &credentials).into_iter();
+        let fetched = loop {
+            let user = users.next().flatten();
+            let fetched = fetch(inner, &wanted, user.as_ref()).await;
+            if !is_turned_away(&fetched) || users.len() == 0 {
+                break fetched;
+            }
+        };
+        match (fetched, offer) {
+            // nobody there to ask, and what was answered once is at hand
+            (Err(error), Some(offer)) if policy != PullPolicy::Always && is_unreachable(&error) => {
+                take(inner, image, &task.name, offer, PATIENCE).await
+            }
+            (fetched, _) => fetched,
         }
     };
     task.run(fetching).await
+}
+
+/// An image of a registry, to be fetched.
+struct Wanted<'a> {
+    /// As written in the pod.
+    image: &'a str,
+    reference: &'a Reference,
+    /// What the registry said of it to the master.
+    offer: Option<&'a Offer>,
+    /// The master cannot be asked for bytes.
+    is_away: bool,
+}
+
+/// Brings what the master offers here.
+async fn take(
+    inner: &Arc<Inner>,
+    image: &str,
+    name: &str,
+    offer: Offer,
+    patience: Duration,
+) -> Result<Outcome, PullError> {
+    let source = if offer.imported { Source::Master } else { Source::Public };
+    if let Some((stored, pin)) = local(inner, name).await.map_err(store_error)?
+        && (&stored.digest, &stored.blob) == (&offer.digest, &offer.blob)
+        && matches!(stored.source, Source::Imported | Source::Master)
+    {
+        return Ok(Outcome::Current(stored, pin));
+    }
+    let bytes_max = inner.limits.wasm_bytes_max;
+    if offer.bytes > bytes_max {
+        return Err(PullError::TooBig { what: "the master's image".into(), bytes_max });
+    }
+    let Offer { digest, blob, config, .. } = offer;
+    let (pin, bytes) = origin::fetch(inner, image, &blob, patience).await?;
+    Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }))
+}
+
+/// Whether nobody has answered at all.
+fn is_unreachable(error: &PullError) -> bool {
+    match error {
+        PullError::Transport { .. } => true,
+        PullError::Resolve { source, .. } => is_unreachable(source),
+        _ => false,
+    }
 }
 
 impl Task<'_> {
@@ -182,6 +257,7 @@ impl Task<'_> {
             bytes: fresh.bytes,
             created: jiff::Timestamp::now().to_string(),
             config: fresh.config,
+            source: fresh.source,
         };
         let (inner, record) = (self.inner.clone(), stored.clone());
         blocking(move || {
@@ -242,11 +318,9 @@ fn is_denied(error: &PullError) -> bool {
     }
 }
 
-async fn fetch(
-    inner: &Arc<Inner>,
-    reference: &Reference,
-    credential: Option<&Credential>,
-) -> Result<Outcome, PullError> {
+async fn fetch(inner: &Arc<Inner>, wanted: &Wanted<'_>, credential: Option<&Credential>) -> Result<Outcome, PullError> {
+    let reference = wanted.reference;
+    let source = if credential.is_some() { Source::Private } else { Source::Public };
     let resolving = |source| PullError::Resolve { reference: reference.to_string(), source: Box::new(source) };
     let manifest_bytes_max = inner.limits.manifest_bytes_max;
     let mut registry =
@@ -258,6 +332,13 @@ async fn fetch(
         return Ok(Outcome::Current(stored, pin));
     }
     let top = registry.manifest(reference.wanted()).await.map_err(resolving)?;
+    // the registry has said what the name stands for; where the master has just that, its bytes are nearer
+    if let Some(offer) = wanted.offer.filter(|offer| offer.digest == top.digest)
+        && let Ok(Outcome::Fresh(fresh)) =
+            take(inner, wanted.image, &reference.to_string(), offer.clone(), PATIENCE_SHORT).await
+    {
+        return Ok(Outcome::Fresh(Fresh { source, ..fresh }));
+    }
     let manifest = match one_image(&mut registry, &top).await? {
         Ok(manifest) => manifest,
         Err(platforms) => {
@@ -265,8 +346,8 @@ async fn fetch(
         }
     };
     match manifest.layout() {
-        Layout::Artifact(layer) => artifact(inner, &mut registry, reference, top.digest, &layer).await,
-        Layout::Image { marked } => image(inner, &mut registry, top.digest, &manifest, marked).await,
+        Layout::Artifact(layer) => artifact(inner, &mut registry, wanted, top.digest, &layer, source).await,
+        Layout::Image { marked } => image(inner, &mut registry, top.digest, &manifest, marked, source).await,
         Layout::Other(kind) => Err(PullError::NotWasm { what: format!("manifest {} ({kind})", top.digest) }),
     }
 }
@@ -289,22 +370,30 @@ async fn one_image(registry: &mut Registry<'_>, top: &Fetched) -> Result<Result<
 async fn artifact(
     inner: &Arc<Inner>,
     registry: &mut Registry<'_>,
-    reference: &Reference,
+    wanted: &Wanted<'_>,
     digest: String,
     layer: &Descriptor,
+    source: Source,
 ) -> Result<Outcome, PullError> {
+    let reference = wanted.reference;
     let blob = layer.hex()?.to_owned();
     let title = layer.annotations.get("org.opencontainers.image.title").cloned();
     let name = title.unwrap_or_else(|| format!("{}.wasm", reference.path().rsplit('/').next().unwrap_or_default()));
     let config = ImageConfig { name, ..ImageConfig::default() };
     // Another name may have brought it.
     if let Some(pin) = pin(inner, &blob).await? {
-        return Ok(Outcome::Fresh(Fresh { digest, blob, bytes: layer.size, config, pin }));
+        return Ok(Outcome::Fresh(Fresh { digest, blob, bytes: layer.size, config, pin, source }));
+    }
+    // the registry lets this node have it; the master, which may have it too, is nearer
+    if !wanted.is_away
+        && let Ok((pin, bytes)) = origin::fetch(inner, wanted.image, &blob, PATIENCE_SHORT).await
+    {
+        return Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }));
     }
     let temporary = temporary(inner).await?;
     registry.blob(layer, temporary.as_file(), inner.limits.wasm_bytes_max).await?;
     let (pin, bytes) = commit(inner, temporary, blob.clone()).await?;
-    Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }))
+    Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }))
 }
 
 /// A container image: layers are looked through from the uppermost down, and are not kept.
@@ -314,6 +403,7 @@ async fn image(
     digest: String,
     manifest: &Manifest,
     marked: bool,
+    source: Source,
 ) -> Result<Outcome, PullError> {
     let config = ContainerConfig::read(&registry.config(&manifest.config).await?)?;
     if !config.is_wasm(marked) {
@@ -337,7 +427,7 @@ async fn image(
             Lookup::Here(blob, _) => {
                 let (pin, bytes) = commit(inner, out, blob.clone()).await?;
                 let config = config.image_config(&path);
-                return Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin }));
+                return Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }));
             }
             Lookup::Hidden => break,
             Lookup::Absent => {}
@@ -396,7 +486,7 @@ async fn commit(inner: &Arc<Inner>, file: NamedTempFile, blob: String) -> Result
     .await
 }
 
-async fn pin(inner: &Arc<Inner>, blob: &str) -> Result<Option<Pin>, PullError> {
+pub(super) async fn pin(inner: &Arc<Inner>, blob: &str) -> Result<Option<Pin>, PullError> {
     let (inner, blob) = (inner.clone(), blob.to_owned());
     off_thread(move || inner.store.pin(&blob).map_err(PullError::disk("cannot read the image store"))).await
 }
@@ -405,7 +495,7 @@ fn store_error(error: ImageError) -> PullError {
     PullError::Disk { what: "cannot read the image store".into(), source: std::io::Error::other(error) }
 }
 
-async fn off_thread<T: Send + 'static>(
+pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
 ) -> Result<T, PullError> {
     match tokio::task::spawn_blocking(work).await {

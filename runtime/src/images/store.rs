@@ -1,9 +1,10 @@
-//! The node's images on disk: `blobs/sha256/HEX`, one program each, and `refs/NAME.json`, which name stands for which.
+//! The node's images on disk: `blobs/sha256/HEX`, one program each, `refs/NAME.json`, which name stands for which, and
+//! `partial/HEX`, what has come of blobs that are still on their way.
 //!
 //! Everything here blocks. The directory may be used by several processes at once (a server and `coracle image`):
 //! files appear by renaming, what is changed in several steps is changed under the lock of `lock`, and a blob in use is
 //! held by a shared lock on the blob itself, which the kernel takes back when its process dies. The least recently used
-//! blobs go when the whole grows too large.
+//! blobs go when the whole grows too large, but for those that were imported: nobody could bring them back.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::ImageLimits;
 use super::error::{ImageError, PullError};
@@ -25,6 +26,10 @@ use crate::digest::{file_digest, hex};
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 /// Names of images remembered; beyond that the oldest goes.
 const RECORDS_MAX: usize = 4096;
+/// Fetches that broke off and are remembered; beyond that the oldest goes.
+const PARTIALS_MAX: usize = 8;
+/// They are forgotten after so long.
+const PARTIAL_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Blobs whose digest was checked since this process began.
 const VERIFIED_MAX: usize = 4096;
 
@@ -44,6 +49,21 @@ pub struct ImageConfig {
     pub working_dir: Option<String>,
 }
 
+/// How an image came into the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Source {
+    /// From a file, by whoever administers the machine.
+    Imported,
+    /// From the node's master, which has it imported.
+    Master,
+    /// From a registry or an address that anybody may ask.
+    Public,
+    /// From a registry to which credentials were shown: only by them its name may be had.
+    #[default]
+    Private,
+}
+
 /// One image in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
@@ -60,6 +80,9 @@ pub struct Stored {
     /// How it wants to be run.
     #[serde(default)]
     pub config: ImageConfig,
+    /// How it came here.
+    #[serde(default)]
+    pub source: Source,
 }
 
 /// Keeps a blob from being removed, by whatever process, as long as it lives.
@@ -102,7 +125,7 @@ pub struct Removed {
 impl Store {
     /// Makes the directories, and removes what broken-off writes have left.
     pub(super) fn open(dir: &Path, limits: ImageLimits) -> Result<Store, ImageError> {
-        for part in [dir.to_owned(), dir.join("blobs/sha256"), dir.join("refs"), dir.join("tmp")] {
+        for part in [dir.to_owned(), dir.join("blobs/sha256"), dir.join("refs"), dir.join("partial"), dir.join("tmp")] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
             made.map_err(|error| ImageError::store(&part, error))?;
         }
@@ -138,7 +161,31 @@ impl Store {
             let path = entry?.path();
             remove_unused(&path);
         }
+        let mut partial = Vec::new();
+        for entry in fs::read_dir(self.dir.join("partial"))? {
+            let entry = entry?;
+            partial.push((entry.metadata()?.modified()?, entry.path()));
+        }
+        partial.sort();
+        let surplus = partial.len().saturating_sub(PARTIALS_MAX);
+        for (place, (modified, path)) in partial.into_iter().enumerate() {
+            if place < surplus || modified.elapsed().is_ok_and(|age| age > PARTIAL_AGE_MAX) {
+                remove_unused(&path);
+            }
+        }
         Ok(())
+    }
+
+    /// What has come of a blob so far, to be read and continued. It becomes a blob by `commit`, and stays otherwise, unless
+    /// it is told to clean up.
+    pub(super) fn partial(&self, blob: &str) -> io::Result<NamedTempFile> {
+        let path = self.dir.join("partial").join(blob);
+        let _lock = self.lock()?;
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
+        file.try_lock().map_err(|_| io::Error::other("another process is fetching this image"))?;
+        let mut file = NamedTempFile::from_parts(file, TempPath::try_from_path(path)?);
+        file.disable_cleanup(true);
+        Ok(file)
     }
 
     /// A file that becomes a blob by `commit`, and vanishes otherwise.
@@ -244,14 +291,20 @@ impl Store {
         }
         blobs.sort();
         let mut used: u64 = blobs.iter().map(|(_, bytes, _)| bytes).sum();
+        if used.saturating_add(wanted) <= self.limits.bytes_max {
+            return Ok(());
+        }
+        let records = self.records().map_err(disk())?;
+        let is_imported =
+            |blob: &str| records.iter().any(|(_, stored)| stored.blob == blob && stored.source == Source::Imported);
         for (_, bytes, path) in blobs {
             if used.saturating_add(wanted) <= self.limits.bytes_max {
                 return Ok(());
             }
-            if remove_unused(&path) {
+            let blob = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !is_imported(&blob) && remove_unused(&path) {
                 used = used.saturating_sub(bytes);
-                let blob = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                for (record, stored) in self.records().map_err(disk())? {
+                for (record, stored) in &records {
                     if stored.blob == blob {
                         fs::remove_file(record).map_err(disk())?;
                     }
@@ -302,9 +355,15 @@ impl Store {
             found.push((entry.metadata()?.modified()?, entry.path()));
         }
         found.sort();
-        let surplus = found.len().saturating_sub(RECORDS_MAX);
-        for (_, path) in found.into_iter().filter(|(_, path)| path != newest).take(surplus) {
-            fs::remove_file(path)?;
+        let mut surplus = found.len().saturating_sub(RECORDS_MAX);
+        for (_, path) in found.into_iter().filter(|(_, path)| path != newest) {
+            if surplus == 0 {
+                break;
+            }
+            if self.read_record(&path)?.is_none_or(|stored| stored.source != Source::Imported) {
+                fs::remove_file(path)?;
+                surplus -= 1;
+            }
         }
         Ok(())
     }
@@ -372,7 +431,8 @@ mod tests {
         pin.0.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         let (created, config) = (String::new(), ImageConfig::default());
         let digest = format!("sha256:{blob}");
-        let stored = Stored { reference: name.into(), digest, blob, bytes: bytes.len() as u64, created, config };
+        let (bytes, source) = (bytes.len() as u64, Source::Public);
+        let stored = Stored { reference: name.into(), digest, blob, bytes, created, config, source };
         store.record(&stored).unwrap();
         Ok(pin)
     }
@@ -396,12 +456,42 @@ mod tests {
         let refused = put(&other, "d", &[4; 200], 0).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "200 bytes do not fit into the image store: 100 of 250 bytes are in use by containers"
+            "200 bytes do not fit into the image store: 100 of 250 bytes are in use or imported"
         );
         drop(held);
         drop(put(&other, "d", &[4; 200], 0).unwrap());
         assert_eq!(names(&store), ["d"]);
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_imported_stays_and_what_broke_off_can_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = ImageLimits { bytes_max: 250, ..ImageLimits::default() };
+        let store = Store::open(dir.path(), limits).unwrap();
+        drop(put(&store, "imported", &[1; 100], 900).unwrap());
+        let imported = store.find("imported").unwrap().unwrap();
+        store.record(&Stored { source: Source::Imported, ..imported }).unwrap();
+        drop(put(&store, "b", &[2; 100], 500).unwrap());
+        drop(put(&store, "c", &[3; 100], 100).unwrap());
+        assert_eq!(names(&store), ["c", "imported"]);
+        assert!(matches!(put(&store, "d", &[4; 200], 0), Err(PullError::Full { used: 100, .. })));
+
+        let blob = hex(&Sha256::digest(b"whole"));
+        let mut file = store.partial(&blob).unwrap();
+        assert!(store.partial(&blob).is_err(), "one at a time");
+        file.write_all(b"wh").unwrap();
+        drop(file);
+        // also in the next process
+        let store = Store::open(dir.path(), limits).unwrap();
+        let mut file = store.partial(&blob).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "wh");
+        file.write_all(b"ole").unwrap();
+        drop(store.commit(file, &blob).unwrap());
+        assert!(store.pin(&blob).unwrap().is_some());
+        assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod router;
 mod tests;
 
 use crate::identities::Identities;
+use crate::images::Images;
 use crate::lineages::Lineages;
 use feed::{End, Feed};
 use futures::StreamExt;
@@ -21,7 +22,7 @@ pub use permit::PodNetworks;
 use permit::Writer;
 use router::Router;
 use serde_json::Value;
-use state::{Change, Event, Expect, Revision, Write, rfc3339};
+use state::{Change, Event, Expect, Revision, World, Write, rfc3339};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::{CommitError, Store, WatchError};
@@ -48,6 +49,7 @@ struct Inner {
     identities: Identities,
     router: Router,
     relay: Relay,
+    images: Images,
     sessions: Mutex<Sessions>,
     shutdown: CancellationToken,
 }
@@ -82,11 +84,23 @@ impl Links {
         facts: ClusterFacts,
         networks: PodNetworks,
         identities: Identities,
+        images: Images,
         shutdown: CancellationToken,
     ) -> Self {
         let (relay, router) = (Relay::new(), Router::new(durable));
         let sessions = Mutex::default();
-        Self(Arc::new(Inner { store, lineages, facts, networks, identities, router, relay, sessions, shutdown }))
+        Self(Arc::new(Inner {
+            store,
+            lineages,
+            facts,
+            networks,
+            identities,
+            router,
+            relay,
+            images,
+            sessions,
+            shutdown,
+        }))
     }
 
     /// Links the agent of this process.
@@ -113,6 +127,16 @@ impl Links {
     /// A node's way to be called.
     pub fn caller(&self, node: &str) -> Option<Caller> {
         self.sessions().by_node.get(node).map(|linked| linked.caller.clone())
+    }
+
+    /// The images that nodes may have.
+    pub fn images(&self) -> &Images {
+        &self.0.images
+    }
+
+    /// The cluster now.
+    pub fn world(&self) -> Arc<World> {
+        self.0.store.world()
     }
 
     /// Hands changes to the nodes' feeds, keeps the relay's map of pod networks, and ends sessions of nodes whose name has become
@@ -191,7 +215,9 @@ impl Links {
 
     async fn serve(self, id: u64, parts: Parts, bulk: Bulk) {
         let Parts { node, end, from, closed } = parts;
-        let MasterEnd { down, up, caller: _ } = end;
+        let MasterEnd { down, up, caller: _, asks } = end;
+        // ends with the session, which hangs up
+        tokio::spawn(self.clone().hand_on(node.clone(), asks));
         let attached = self.0.relay.attach(&node, bulk);
         let is_master = closed.is_none();
         // writes are taken until the agent hangs up: that of this process reports its last states while the process shuts

@@ -1,5 +1,6 @@
 //! Wasm images against a real registry (`docker-registry`), and a TLS server that hands out tokens and redirects.
 
+mod origin;
 mod registry;
 mod tls;
 
@@ -30,7 +31,7 @@ impl Node {
 
     fn with(limits: ImageLimits, registries: RegistryConfig) -> Node {
         let dir = tempfile::tempdir().unwrap();
-        Node { images: Images::open_with(dir.path(), limits, registries).unwrap(), dir }
+        Node { images: Images::open_with(dir.path(), limits, registries, None).unwrap(), dir }
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -152,7 +153,7 @@ async fn container_images_with_a_program_inside() {
     assert_eq!(pulled.config.cmd, ["--all"]);
     assert_eq!(pulled.config.env, [("A".to_owned(), "b=c".to_owned())]);
     assert_eq!(pulled.config.working_dir.as_deref(), Some("/srv"));
-    assert_eq!(node.images.kind(&reference(&registry.name("old:new")), &[]).await.unwrap(), Kind::Wasm);
+    assert_eq!(node.images.kind(&registry.name("old:new"), &[]).await.unwrap(), Kind::Wasm);
 
     // Marked, for an engine that knows no other platform than its own.
     let marks = json!({"module.wasm.image/variant": "compat-smart"});
@@ -163,7 +164,7 @@ async fn container_images_with_a_program_inside() {
     let busybox = json!({"Cmd": ["sh"]});
     let plain = container_image(("linux", "amd64"), &busybox, &[&older]);
     let (plain_digest, plain_size) = registry.push(&plain, &wasi, "old:plain").await;
-    assert_eq!(node.images.kind(&reference(&registry.name("old:plain")), &[]).await.unwrap(), Kind::Container);
+    assert_eq!(node.images.kind(&registry.name("old:plain"), &[]).await.unwrap(), Kind::Container);
     let refused = node.images.pull(&registry.name("old:plain"), Always, &[]).await.unwrap_err();
     let text = told(&refused, &[(&plain_digest, "DIGEST")]);
     assert!(text.ends_with("no match for platform wasi/wasm in manifest DIGEST (linux/amd64): not found"), "{text}");
@@ -181,11 +182,11 @@ async fn container_images_with_a_program_inside() {
     };
     let both = [entry(&plain_digest, plain_size, ("linux", "amd64")), entry(&digest, size, os)];
     registry.push_index(&both, "old:many").await;
-    assert_eq!(node.images.kind(&reference(&registry.name("old:many")), &[]).await.unwrap(), Kind::Wasm);
+    assert_eq!(node.images.kind(&registry.name("old:many"), &[]).await.unwrap(), Kind::Wasm);
     assert_eq!(node.bytes(&registry.name("old:many"), Always).await, wasm(2));
     let arm = entry(&plain_digest, plain_size, ("linux", "arm64"));
     registry.push_index(&[both[0].clone(), arm], "old:none").await;
-    assert_eq!(node.images.kind(&reference(&registry.name("old:none")), &[]).await.unwrap(), Kind::Container);
+    assert_eq!(node.images.kind(&registry.name("old:none"), &[]).await.unwrap(), Kind::Container);
     let refused = node.images.pull(&registry.name("old:none"), Always, &[]).await.unwrap_err();
     assert!(told(&refused, &[]).ends_with(" (linux/amd64, linux/arm64): not found"), "{refused:?}");
     node.assert_clean();
@@ -242,9 +243,9 @@ async fn basic_credentials() {
              unexpected status from GET request to http://HOST/v2/app/manifests/v1: 401 Unauthorized: unauthorized: \
              authentication required"
         );
-        assert!(node.images.kind(&target, none).await.is_err());
+        assert!(node.images.kind(&target.to_string(), none).await.is_err());
     }
-    assert_eq!(node.images.kind(&target, &right).await.unwrap(), Kind::Wasm);
+    assert_eq!(node.images.kind(&target.to_string(), &right).await.unwrap(), Kind::Wasm);
     // The more specific one is tried first, then the other.
     let both = [credential(&format!("{}/app", registry.host), "wrong"), right[0].clone()];
     assert!(!node.images.pull(&image, Always, &both).await.unwrap().was_present);
@@ -260,7 +261,7 @@ async fn concurrent_pulls_are_one() {
         let (node, image) = (node.clone(), image.clone());
         let policy = if number % 2 == 0 { Always } else { IfNotPresent };
         tokio::spawn(async move {
-            assert_eq!(node.images.kind(&reference(&image), &[]).await.unwrap(), Kind::Wasm);
+            assert_eq!(node.images.kind(&image, &[]).await.unwrap(), Kind::Wasm);
             node.images.pull(&image, policy, &[]).await.unwrap().was_present
         })
     });
@@ -305,7 +306,7 @@ async fn files_are_imported_listed_pushed_and_removed() {
     let made = node.images.import(&file, &app).await.unwrap();
     assert_eq!((made.reference.as_str(), made.bytes), ("docker.io/library/app:v1", wasm(1).len() as u64));
     assert_eq!(node.bytes("app:v1", Never).await, wasm(1));
-    assert_eq!(node.images.kind(&app, &[]).await.unwrap(), Kind::Wasm);
+    assert_eq!(node.images.kind(&app.to_string(), &[]).await.unwrap(), Kind::Wasm);
 
     let layer = layer(&[("app.wasm", &wasm(2))]);
     let run = json!({"Entrypoint": ["/app.wasm"]});
