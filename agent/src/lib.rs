@@ -6,6 +6,7 @@
 //! Deliberately absent: REST, placement, every object that is not this node's business.
 
 mod addresses;
+mod anyone;
 mod arrival;
 mod body;
 mod calls;

@@ -5,14 +5,14 @@
 
 use super::files::certificates;
 use super::{JoinError, request};
+use crate::anyone;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, Error, RootCertStore};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,8 +117,8 @@ impl Client {
 /// [`JoinError::Pin`] when it is another one.
 pub async fn fetch_ca(server: &str, host: &str, port: u16, pinned: &str) -> Result<CertificateDer<'static>, JoinError> {
     let what = "/cacerts";
-    let verifier = Arc::new(Anybody(Arc::new(ring::default_provider())));
-    let tls = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    // only for what is public, and is checked against the token below
+    let tls = anyone::config().map_err(tls_failed)?;
     let request = Request::get("/cacerts").header(header::HOST, authority(host, port)).body(Full::default());
     let request = request.map_err(|error| JoinError::Answer { what, why: error.to_string() })?;
     let (status, bytes) = exchange(server, host, port, Arc::new(tls), request).await?;
@@ -181,43 +181,4 @@ fn roots(ca: &CertificateDer<'static>) -> Result<RootCertStore, JoinError> {
 
 fn tls_failed(error: Error) -> JoinError {
     JoinError::Key(error.to_string())
-}
-
-/// Takes whoever answers. Only for what is public, and is checked against the token afterwards.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
