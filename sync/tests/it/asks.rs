@@ -103,8 +103,9 @@ async fn images_and_their_bytes_are_asked_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_waits_alone_and_who_leaves_is_noticed() {
+    let limits = Limits { asks_max: 2, ..Limits::default() };
     for over in EACH {
-        let mut linked = linked_with(over, Limits::default()).await;
+        let mut linked = linked_with(over, limits).await;
         let (_none, unused) = mpsc::channel(1);
         let (given, mut drops) = serve(std::mem::replace(&mut linked.session.end.asks, unused));
         let mut stuck = soon("the bytes", linked.uplink.blob("endless", "b", 0)).await.unwrap();
@@ -127,7 +128,7 @@ async fn who_does_not_read_waits_alone_and_who_leaves_is_noticed() {
         soon("the master's notice", drops.recv()).await;
         // so many at once; one more waits for its turn
         let mut all = Vec::new();
-        for _ in 0..Limits::default().asks_max {
+        for _ in 0..limits.asks_max {
             all.push(soon("the bytes", linked.uplink.blob("endless", "b", 0)).await.unwrap());
         }
         let waiting = tokio::spawn({
