@@ -1,13 +1,13 @@
-//! `coracle image`: Wasm images into a registry, and the store of the node on this machine.
+//! `coracle image`: Wasm images into a registry, and the store of the node on this machine, which a master hands on.
 //!
 //! Unlike the other verbs it needs no API server: the store is a directory, which a running node may use at the same
-//! time. Deliberately absent: container images, for which Docker has its own verbs.
+//! time. Deliberately absent: pushing container images, for which Docker has its own verbs.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use agent::images::{
-    Credential, ImageError, ImageLimits, Images, Parsed, Reference, Stored, docker_config, parse, push_file,
+    Credential, ImageError, ImageLimits, Images, Parsed, Reference, Source, Stored, docker_config, parse, push_file,
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -24,7 +24,7 @@ const SECRET_BYTES_MAX: u64 = 1 << 20;
 pub enum ImageCommand {
     /// Upload a Wasm program, a file or an image of the node's store, to a registry
     Push(PushArgs),
-    /// Bring an image into the node's store: a .wasm file, an OCI image layout in a tar, or a file of docker save
+    /// Bring an image into the node's store, on the master for all nodes: a .wasm file, an OCI image layout in a tar, or a file of docker save
     Import(ImportArgs),
     /// List the images of the node's store
     #[command(visible_alias = "ls")]
@@ -126,6 +126,10 @@ async fn import(args: ImportArgs) -> Result<()> {
     let name = registry_name(&args.name)?;
     let stored = open(&args.store)?.import(&args.file, &name).await.map_err(failure)?;
     line(&format!("Loaded image: {}", stored.reference));
+    let data_dir = data_dir(&args.store)?;
+    if data_dir.join("agent/identity").exists() && !data_dir.join("server").exists() {
+        eprintln!("Warning: this machine is no master: the image is for pods of this node only");
+    }
     Ok(())
 }
 
@@ -151,6 +155,8 @@ async fn list(args: ListArgs) -> Result<()> {
             "program": format!("sha256:{}", stored.blob),
             "size": stored.bytes,
             "created": stored.created,
+            "source": stored.source,
+            "content": stored.content,
         })
     });
     line(&gojson::pretty(&items.collect()));
@@ -174,12 +180,15 @@ async fn remove(args: RmArgs) -> Result<()> {
     all_of(failures)
 }
 
+fn data_dir(args: &StoreArgs) -> Result<PathBuf> {
+    match &args.data_dir {
+        Some(data_dir) => Ok(data_dir.clone()),
+        None => crate::cluster::default_data_dir().map_err(|error| Failure::Text(format!("{error:#}"))),
+    }
+}
+
 fn open(args: &StoreArgs) -> Result<Images> {
-    let data_dir = match &args.data_dir {
-        Some(data_dir) => data_dir.clone(),
-        None => crate::cluster::default_data_dir().map_err(|error| Failure::Text(format!("{error:#}")))?,
-    };
-    Images::open(&data_dir.join("agent/images"), ImageLimits::default()).map_err(failure)
+    Images::open(&data_dir(args)?.join("agent/images"), ImageLimits::default()).map_err(failure)
 }
 
 /// A file if it is there or can be nothing else; else the name of an image.
@@ -244,7 +253,7 @@ fn failure(error: ImageError) -> Failure {
 
 /// As Docker's table, with the digest that a pod can name.
 fn rows(found: &[Stored], now: Timestamp) -> Vec<Vec<String>> {
-    let head = ["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE"].map(String::from).to_vec();
+    let head = ["REPOSITORY", "TAG", "DIGEST", "CREATED", "SIZE", "FROM"].map(String::from).to_vec();
     let row = |stored: &Stored| {
         let (repository, tag) = match parse(&stored.reference) {
             Ok(Parsed::Registry(reference)) => {
@@ -254,9 +263,19 @@ fn rows(found: &[Stored], now: Timestamp) -> Vec<Vec<String>> {
             _ => (stored.reference.rsplit_once('@').map_or("", |(address, _)| address).to_owned(), "<none>".into()),
         };
         let age = format!("{} ago", duration::since(Some(&stored.created), now));
-        vec![repository, tag, stored.digest.clone(), age, size(stored.bytes)]
+        vec![repository, tag, stored.digest.clone(), age, size(stored.bytes), from(stored.source).to_owned()]
     };
     std::iter::once(head).chain(found.iter().map(row)).collect()
+}
+
+/// Where an image came from, which says who decides about its name. A master hands on what was imported, and what is from
+/// registries as they allow.
+fn from(source: Source) -> &'static str {
+    match source {
+        Source::Imported => "import",
+        Source::Master => "master",
+        Source::Public | Source::Private => "registry",
+    }
 }
 
 /// Twelve digits, as Docker shows them.
@@ -289,27 +308,28 @@ mod tests {
 
     #[test]
     fn a_table() {
-        let stored = |reference: &str, bytes| Stored {
+        let stored = |reference: &str, bytes, source| Stored {
             reference: reference.into(),
             digest: "sha256:0123".into(),
             blob: "4567".into(),
             bytes,
             created: "2026-01-01T00:00:00Z".into(),
             config: agent::images::ImageConfig::default(),
-            source: agent::images::Source::Imported,
+            source,
+            content: agent::images::Content::Program,
         };
         let hex = "0".repeat(64);
         let all = [
-            stored("docker.io/library/app:v1", 999),
-            stored("localhost:5000/a/b:latest", 1_234_567),
-            stored(&format!("https://a.b/app.wasm@sha256:{hex}"), 25_000),
+            stored("docker.io/library/app:v1", 999, Source::Imported),
+            stored("localhost:5000/a/b:latest", 1_234_567, Source::Master),
+            stored(&format!("https://a.b/app.wasm@sha256:{hex}"), 25_000, Source::Public),
         ];
         let table = tabs::grid(&rows(&all, "2026-01-01T00:05:00Z".parse().unwrap()));
         expect_test::expect![[r#"
-            REPOSITORY             TAG      DIGEST        CREATED   SIZE
-            app                    v1       sha256:0123   5m ago    999B
-            localhost:5000/a/b     latest   sha256:0123   5m ago    1.23MB
-            https://a.b/app.wasm   <none>   sha256:0123   5m ago    25.0kB
+            REPOSITORY             TAG      DIGEST        CREATED   SIZE     FROM
+            app                    v1       sha256:0123   5m ago    999B     import
+            localhost:5000/a/b     latest   sha256:0123   5m ago    1.23MB   master
+            https://a.b/app.wasm   <none>   sha256:0123   5m ago    25.0kB   registry
         "#]]
         .assert_eq(&table);
     }

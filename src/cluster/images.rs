@@ -3,7 +3,7 @@
 //! Images that were imported are handed on under their names; those from registries too, unless credentials were shown for
 //! them: then a node must have been given the digest by the registry itself.
 
-use agent::images::{ImageError, ImageLimits, Images, Source, Stored};
+use agent::images::{Content, ImageError, ImageLimits, Images, Source, Stored};
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
@@ -49,7 +49,7 @@ fn described(stored: Stored) -> Result<MasterImage, String> {
         blob: stored.blob,
         bytes: stored.bytes,
         imported: stored.source == Source::Imported,
-        container: false,
+        container: stored.content == Content::Archive,
         config: serde_json::to_value(&stored.config).map_err(|error| error.to_string())?,
     })
 }

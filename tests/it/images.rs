@@ -244,6 +244,30 @@ fn what_is_imported_on_the_master_runs_on_every_node() {
 }
 
 #[test]
+fn a_container_image_is_imported_and_loaded_into_docker() {
+    let Some(room) = Room::enter("archive") else { return };
+    let dir = room.server().data_dir();
+    let store = dir.to_str().unwrap();
+    let image = format!("site.invalid/box-{}:1", std::process::id());
+    let saved = room.path("box.tar");
+    docker(&["save", "--output", &saved, &Busybox::image()]);
+    room.coracle(&["image", "import", "--data-dir", store, &saved, &image]);
+    let echo = "imagePullPolicy: Always, command: [echo, from an archive]";
+    for name in ["boxed", "again"] {
+        room.apply(&pod(name, &image, echo));
+        let what = format!("pod/{name}");
+        room.wait(&what, "jsonpath={.status.phase}=Succeeded");
+        assert_eq!(room.kubectl(&["logs", name]), "from an archive\n");
+        assert!(room.events(&what).contains("Successfully pulled image"));
+    }
+    room.coracle(&["image", "rm", "--data-dir", store, &image]);
+    room.apply(&pod("gone", &image, echo));
+    refused(&room, "gone");
+    room.kubectl(&["delete", "pod", "--all", "--wait=false"]);
+    docker(&["rmi", "--force", &image]);
+}
+
+#[test]
 fn the_master_hands_on_what_it_has_from_a_registry() {
     let Some(fleet) = Fleet::launch(1) else { return };
     // which the agent's machine cannot reach

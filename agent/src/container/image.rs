@@ -9,7 +9,7 @@ use crate::pod::blueprint::Blueprint;
 use k8s_openapi::api::core::v1::{Container, LocalObjectReference, Secret, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use runtime::docker::{Docker, Health, ImageInfo, RegistryAuth};
-use runtime::images::{self, Credential, ImageConfig, ImageError, Parsed, Pin, PullError, PullPolicy};
+use runtime::images::{self, Archive, Credential, ImageConfig, ImageError, Parsed, Pin, PullError, PullPolicy};
 use runtime::{LoadError, Program};
 use state::Object;
 use std::path::Path;
@@ -214,9 +214,24 @@ impl Start {
                 self.tell_pulled(container, name, None);
                 Ok(Image::Docker(info))
             }
-            _ => {
+            (_, present) => {
                 self.tell(container, false, "Pulling", &format!("Pulling image {name:?}"));
                 let began = Instant::now();
+                let loaded = present.as_ref().map(|info| info.id.as_str());
+                match self.body.images.archive(name, loaded).await.map_err(|error| failed(&error))? {
+                    None => {}
+                    Some(archive) => {
+                        let info = match (archive, present) {
+                            (Archive::Loaded, Some(info)) => info,
+                            (Archive::Loaded, None) => return Err(Stage::Pull.failure("the image has just gone")),
+                            (Archive::File(path, _pin), _) => {
+                                docker.load(&path, name).await.map_err(|error| failed(&error))?
+                            }
+                        };
+                        self.tell_pulled(container, name, Some((began.elapsed(), Some(info.size_bytes))));
+                        return Ok(Image::Docker(info));
+                    }
+                }
                 let credentials = credentials(&self.body, &self.object, &self.spec);
                 let mut last = None;
                 // as the kubelet: whoever fits is tried in turn, and nobody if nobody fits

@@ -4,7 +4,7 @@
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use runtime::images::{Offer, Origin, OriginBytes, OriginError};
+use runtime::images::{Content, Offer, Origin, OriginBytes, OriginError};
 use std::fmt;
 use sync::{AskError, MasterImage, Uplink};
 
@@ -43,12 +43,10 @@ impl Origin for Master {
 
 fn offer(image: MasterImage) -> Result<Option<Offer>, OriginError> {
     let MasterImage { digest, blob, bytes, imported, container, config } = image;
-    if container {
-        return Ok(None);
-    }
+    let content = if container { Content::Archive } else { Content::Program };
     let config = serde_json::from_value(config)
         .map_err(|error| OriginError::Failed(format!("what the master says of the image: {error}")))?;
-    Ok(Some(Offer { digest, blob, bytes, imported, config }))
+    Ok(Some(Offer { digest, blob, bytes, imported, config, content }))
 }
 
 fn told(error: AskError) -> OriginError {

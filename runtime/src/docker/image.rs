@@ -1,15 +1,17 @@
 //! Images of containers: whether one is here, and fetching it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::CreateImageOptions;
+use bollard::query_parameters::{CreateImageOptions, ImportImageOptions};
 use futures::future::{BoxFuture, FutureExt, Shared};
 use futures::{StreamExt, TryFutureExt};
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
+use tokio_util::io::ReaderStream;
 
 use super::Docker;
 use super::error::{Cause, DockerError, PullError, cause, engine, found};
@@ -17,6 +19,9 @@ use super::spec::{ImageInfo, RegistryAuth};
 
 /// Bytes of an image's name.
 const NAME_BYTES_MAX: usize = 1024;
+
+/// Bytes of an archive that are sent to the engine at once.
+const LOAD_BYTES: usize = 256 << 10;
 
 /// Pulls that are going on, by image and by who asks: one who may not have an image must not get it with another.
 type Key = (String, Option<RegistryAuth>);
@@ -119,6 +124,24 @@ impl Docker {
                 Err(PullError::Docker(DockerError::Engine { act: "pull an image", detail }))
             }
         }
+    }
+
+    /// Loads the one image of an archive (`docker save`), and answers what the engine has then under its name.
+    pub async fn load(&self, archive: &Path, image: &str) -> Result<ImageInfo, PullError> {
+        let failed = |detail: String| PullError::Registry { image: image.to_owned(), detail };
+        let file = tokio::fs::File::open(archive).await.map_err(|error| failed(error.to_string()))?;
+        let client = self.0.connection.client().map_err(PullError::Docker)?;
+        let options = ImportImageOptions { quiet: true, ..Default::default() };
+        let mut progress = client.import_image_stream(options, ReaderStream::with_capacity(file, LOAD_BYTES), None);
+        while let Some(step) = progress.next().await {
+            match step.map_err(cause) {
+                Ok(_) => {}
+                Err(Cause::Refused(_, detail)) => return Err(failed(detail)),
+                Err(Cause::Lost(detail)) => return Err(PullError::Docker(DockerError::Unreachable { detail })),
+            }
+        }
+        let loaded = self.has_image(image).await.map_err(PullError::Docker)?;
+        loaded.ok_or_else(|| failed("it was loaded and is not there".into()))
     }
 
     /// What images' ids are known by, of whichever name.

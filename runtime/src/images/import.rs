@@ -1,5 +1,8 @@
 //! Images as files: a `.wasm` file, an OCI image layout in a tar, or what `docker save` writes, packed or not.
 //!
+//! A container image stays an archive; it is written anew, so that its names are not the file's but the one given, and so that
+//! any engine can load it, whichever of the two forms it came in.
+//!
 //! Everything here blocks.
 
 use std::collections::HashMap;
@@ -14,8 +17,10 @@ use super::archive::{self, Bounds, Lookup};
 use super::artifact;
 use super::error::PullError;
 use super::manifest::{self, ContainerConfig, Descriptor, Found, Layout};
+use super::reference::Reference;
 use super::registry::check;
-use super::store::{ImageConfig, Pin, Store, digest_of};
+use super::store::{Content, ImageConfig, Pin, Store, digest_of};
+use super::{ImageLimits, container};
 
 /// Entries of an image file: blobs, and a few names.
 const NAMES_MAX: usize = 4096;
@@ -28,15 +33,17 @@ pub(super) struct Imported {
     pub blob: String,
     pub bytes: u64,
     pub config: ImageConfig,
+    pub content: Content,
     pub pin: Pin,
 }
 
 pub(super) fn import(
     store: &Store,
     path: &Path,
-    bounds: Bounds,
-    manifest_bytes_max: u64,
+    reference: &Reference,
+    limits: ImageLimits,
 ) -> Result<Imported, PullError> {
+    let bounds = limits.bounds();
     let disk = || PullError::disk(path.display().to_string());
     let mut file = File::open(path).map_err(disk())?;
     let mut magic = Vec::new();
@@ -45,8 +52,8 @@ pub(super) fn import(
         return wasm(store, path, bounds);
     }
     let what = path.display().to_string();
-    let plain = plain(store, &what, file, bounds)?;
-    let image = ImageFile::open(&what, plain, manifest_bytes_max)?;
+    let plain = plain(store, &what, file, limits.archive_bytes_max)?;
+    let image = ImageFile::open(&what, plain, reference, limits)?;
     image.import(store, bounds)
 }
 
@@ -60,11 +67,11 @@ fn wasm(store: &Store, path: &Path, bounds: Bounds) -> Result<Imported, PullErro
     check(&name, &format!("sha256:{}", made.blob), &format!("sha256:{found}"))?;
     let pin = store.commit(temporary, &made.blob)?;
     let config = ImageConfig { name, ..ImageConfig::default() };
-    Ok(Imported { digest: made.digest, blob: made.blob, bytes: made.bytes, config, pin })
+    Ok(Imported { digest: made.digest, blob: made.blob, bytes: made.bytes, config, content: Content::Program, pin })
 }
 
 /// The archive as one that can be read from anywhere.
-fn plain(store: &Store, what: &str, mut file: File, bounds: Bounds) -> Result<File, PullError> {
+fn plain(store: &Store, what: &str, mut file: File, bytes_max: u64) -> Result<File, PullError> {
     let malformed = |error: io::Error| PullError::malformed(what, error);
     let mut magic = [0; 2];
     file.seek(SeekFrom::Start(0)).map_err(malformed)?;
@@ -74,7 +81,7 @@ fn plain(store: &Store, what: &str, mut file: File, bounds: Bounds) -> Result<Fi
     let mut reader = archive::unpacked(&file).map_err(malformed)?;
     let temporary: NamedTempFile = store.temporary().map_err(PullError::disk(what))?;
     let mut out = temporary.as_file().try_clone().map_err(PullError::disk(what))?;
-    archive::copy(&mut reader, &mut out, what, bounds.unpacked_bytes_max)?;
+    archive::copy(&mut reader, &mut out, what, bytes_max)?;
     Ok(out)
 }
 
@@ -83,7 +90,9 @@ struct ImageFile<'a> {
     what: &'a str,
     file: File,
     entries: HashMap<String, (u64, u64)>,
-    manifest_bytes_max: u64,
+    /// The name that the image gets.
+    reference: &'a Reference,
+    limits: ImageLimits,
 }
 
 /// `manifest.json` of `docker save`.
@@ -96,7 +105,12 @@ struct Saved {
 }
 
 impl<'a> ImageFile<'a> {
-    fn open(what: &'a str, file: File, manifest_bytes_max: u64) -> Result<ImageFile<'a>, PullError> {
+    fn open(
+        what: &'a str,
+        file: File,
+        reference: &'a Reference,
+        limits: ImageLimits,
+    ) -> Result<ImageFile<'a>, PullError> {
         let mut reader = file.try_clone().map_err(PullError::disk(what))?;
         reader.seek(SeekFrom::Start(0)).map_err(PullError::disk(what))?;
         let mut entries = HashMap::new();
@@ -109,7 +123,7 @@ impl<'a> ImageFile<'a> {
             }
             Ok(())
         })?;
-        Ok(ImageFile { what, file, entries, manifest_bytes_max })
+        Ok(ImageFile { what, file, entries, reference, limits })
     }
 
     fn import(&self, store: &Store, bounds: Bounds) -> Result<Imported, PullError> {
@@ -157,12 +171,16 @@ impl<'a> ImageFile<'a> {
                 let name = title.cloned().unwrap_or_else(|| "app.wasm".into());
                 let config = ImageConfig { name, ..ImageConfig::default() };
                 let pin = store.commit(temporary, expected)?;
-                Ok(Imported { digest, blob: expected.to_owned(), bytes, config, pin })
+                Ok(Imported { digest, blob: expected.to_owned(), bytes, config, content: Content::Program, pin })
             }
             Layout::Image { marked } => {
-                let config = ContainerConfig::read(&self.blob(&manifest.config)?)?;
+                let text = self.blob(&manifest.config)?;
+                let config = ContainerConfig::read(&text)?;
                 let layers = manifest.layers.iter().map(blob_name).collect::<Result<Vec<_>, _>>()?;
-                self.image(store, bounds, digest, &config, marked, &layers)
+                if !config.is_wasm(marked) {
+                    return self.container(store, &text, &layers);
+                }
+                self.image(store, bounds, digest, &config, &layers)
             }
             Layout::Other(kind) => Err(PullError::NotWasm { what: format!("{} ({kind})", self.what) }),
         }
@@ -177,7 +195,10 @@ impl<'a> ImageFile<'a> {
         };
         let text = self.read(&saved.config)?;
         let config = ContainerConfig::read(&text)?;
-        self.image(store, bounds, digest_of(&text), &config, false, &saved.layers)
+        if !config.is_wasm(false) {
+            return self.container(store, &text, &saved.layers);
+        }
+        self.image(store, bounds, digest_of(&text), &config, &saved.layers)
     }
 
     fn image(
@@ -186,12 +207,8 @@ impl<'a> ImageFile<'a> {
         bounds: Bounds,
         digest: String,
         config: &ContainerConfig,
-        marked: bool,
         layers: &[String],
     ) -> Result<Imported, PullError> {
-        if !config.is_wasm(marked) {
-            return Err(PullError::NotWasm { what: format!("{} ({})", self.what, config.platform()) });
-        }
         let path = program_path(config)?;
         let mut out = self.temporary(store)?;
         for (number, name) in layers.iter().enumerate().rev() {
@@ -205,13 +222,29 @@ impl<'a> ImageFile<'a> {
             match archive::find(name, layer.as_file(), diff_id, &path, out.as_file_mut(), bounds)? {
                 Lookup::Here(blob, bytes) => {
                     let pin = store.commit(out, &blob)?;
-                    return Ok(Imported { digest, blob, bytes, config: config.image_config(&path), pin });
+                    let config = config.image_config(&path);
+                    return Ok(Imported { digest, blob, bytes, config, content: Content::Program, pin });
                 }
                 Lookup::Hidden => break,
                 Lookup::Absent => {}
             }
         }
         Err(no_program(&path))
+    }
+
+    /// A container image, written anew as an archive of it alone.
+    fn container(&self, store: &Store, config: &[u8], layers: &[String]) -> Result<Imported, PullError> {
+        let mut archive = container::Writer::new(self.temporary(store)?, self.limits.archive_bytes_max);
+        let digest = archive.config(config)?;
+        for name in layers {
+            let entry = self.entry(name)?;
+            let expected = name.strip_prefix("blobs/sha256/");
+            archive.layer(name, expected, entry.limit(), entry)?;
+        }
+        let (file, blob, bytes) = archive.finish(self.reference)?;
+        let pin = store.commit(file, &blob)?;
+        let (config, content) = (ImageConfig::default(), Content::Archive);
+        Ok(Imported { digest, blob, bytes, config, content, pin })
     }
 
     fn temporary(&self, store: &Store) -> Result<NamedTempFile, PullError> {
@@ -231,8 +264,9 @@ impl<'a> ImageFile<'a> {
     fn read(&self, name: &str) -> Result<Vec<u8>, PullError> {
         let mut text = Vec::new();
         let entry = self.entry(name)?;
-        if entry.limit() > self.manifest_bytes_max {
-            return Err(PullError::TooBig { what: name.to_owned(), bytes_max: self.manifest_bytes_max });
+        if entry.limit() > self.limits.manifest_bytes_max {
+            let bytes_max = self.limits.manifest_bytes_max;
+            return Err(PullError::TooBig { what: name.to_owned(), bytes_max });
         }
         { entry }.read_to_end(&mut text).map_err(PullError::disk(self.what))?;
         Ok(text)

@@ -3,11 +3,12 @@
 //! [`parse`] reads a name, [`Images`] is the store that all pods of a node share: [`Images::pull`] brings an image
 //! there by pull policy, from the node's master ([`Origin`]) or else its registry, and answers the path of its program,
 //! [`Images::kind`] tells whether an image is Wasm at all. An
-//! image is one program; what else its layers hold is not kept. Deliberately absent: container images (Docker has its
-//! own store), proxies, signatures, zstd layers.
+//! image is one program; what else its layers hold is not kept. Container images are here only as archives that were
+//! imported, on their way into Docker's own store. Deliberately absent: proxies, signatures, zstd layers.
 
 mod archive;
 mod artifact;
+mod container;
 mod credentials;
 mod error;
 mod import;
@@ -32,12 +33,13 @@ use futures::stream::BoxStream;
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
+pub use container::Archive;
 pub use credentials::{Credential, CredentialsError, credentials_of, docker_config, matching};
 pub use error::{ImageError, PullError};
 pub use origin::{Offer, Origin, OriginBytes, OriginError};
 pub use push::{Pushed, push_file};
 pub use reference::{HttpsImage, Parsed, Reference, parse};
-pub use store::{ImageConfig, Pin, Removed, Source, Stored};
+pub use store::{Content, ImageConfig, Pin, Removed, Source, Stored};
 pub use transport::RegistryConfig;
 
 use archive::Bounds;
@@ -60,6 +62,8 @@ pub struct ImageLimits {
     pub bytes_max: u64,
     /// One program, and one layer as it is sent, in bytes.
     pub wasm_bytes_max: u64,
+    /// A container image's archive, in bytes.
+    pub archive_bytes_max: u64,
     /// One layer when it is unpacked, in bytes.
     pub unpacked_bytes_max: u64,
     /// A manifest or a config, in bytes.
@@ -73,6 +77,7 @@ impl Default for ImageLimits {
         ImageLimits {
             bytes_max: 4 << 30,
             wasm_bytes_max: 256 << 20,
+            archive_bytes_max: 2 << 30,
             unpacked_bytes_max: 1 << 30,
             manifest_bytes_max: 4 << 20,
             pulls_max: 4,
@@ -179,11 +184,11 @@ impl Images {
     pub async fn kind(&self, image: &str, credentials: &[Credential]) -> Result<Kind, ImageError> {
         let Parsed::Registry(reference) = parse(image)? else { return Ok(Kind::Wasm) };
         let name = reference.to_string();
-        if self.is_stored(&name).await? {
-            return Ok(Kind::Wasm);
+        if let Some(stored) = self.stored(&name).await? {
+            return Ok(Kind::of(stored.content));
         }
-        if let Ok(Some(_)) = origin::find(&self.0, image).await {
-            return Ok(Kind::Wasm);
+        if let Ok(Some(offer)) = origin::find(&self.0, image).await {
+            return Ok(Kind::of(offer.content));
         }
         if let Some((asked, kind)) = lock(&self.0.kinds).get(&name)
             && asked.elapsed() < KIND_TIME
@@ -203,27 +208,33 @@ impl Images {
 
     /// Whether the store has an image of this name.
     pub async fn has(&self, reference: &Reference) -> Result<bool, ImageError> {
-        self.is_stored(&reference.to_string()).await
+        Ok(self.stored(&reference.to_string()).await?.is_some())
     }
 
-    async fn is_stored(&self, name: &str) -> Result<bool, ImageError> {
+    async fn stored(&self, name: &str) -> Result<Option<Stored>, ImageError> {
         let (inner, name) = (self.0.clone(), name.to_owned());
         blocking(move || {
             let found = inner.store.find(&name).map_err(|error| ImageError::store(&name, error))?;
-            Ok(found.is_some_and(|stored| inner.store.blob_path(&stored.blob).is_file()))
+            Ok(found.filter(|stored| inner.store.blob_path(&stored.blob).is_file()))
         })
         .await
     }
 
+    /// A container image that the master has imported, brought here; none if the master does not decide about the name.
+    /// `loaded` is the id of what the node's engine has under the name: where that is the image, nothing is fetched.
+    pub async fn archive(&self, image: &str, loaded: Option<&str>) -> Result<Option<Archive>, ImageError> {
+        let Ok(Parsed::Registry(reference)) = parse(image) else { return Ok(None) };
+        container::archive(&self.0, image, &reference, loaded).await
+    }
+
     /// Brings a file into the store under a name: a `.wasm` file, an OCI image layout in a tar, or a file of
-    /// `docker save` with one image.
+    /// `docker save` with one image, which may be a container image.
     pub async fn import(&self, path: &Path, reference: &Reference) -> Result<Stored, ImageError> {
         let (inner, path, reference) = (self.0.clone(), path.to_owned(), reference.clone());
         blocking(move || {
             let limits = inner.limits;
             let failed = |error| ImageError::Import { path: path.clone(), source: Arc::new(error) };
-            let imported =
-                import::import(&inner.store, &path, limits.bounds(), limits.manifest_bytes_max).map_err(failed)?;
+            let imported = import::import(&inner.store, &path, &reference, limits).map_err(failed)?;
             if let Some(wanted) = reference.digest().filter(|wanted| *wanted != imported.digest) {
                 return Err(failed(registry::check("image", wanted, &imported.digest).err().unwrap_or_else(|| {
                     // cannot be: they differ
@@ -238,6 +249,7 @@ impl Images {
                 created: jiff::Timestamp::now().to_string(),
                 config: imported.config,
                 source: Source::Imported,
+                content: imported.content,
             };
             inner.store.record(&stored).map_err(|error| ImageError::store(&path, error))?;
             drop(imported.pin);
@@ -248,13 +260,10 @@ impl Images {
 
     /// What the store has under a name, which is as in a pod.
     pub async fn find(&self, image: &str) -> Result<Option<Stored>, ImageError> {
-        let Ok(name) = stored_name(image) else { return Ok(None) };
-        let inner = self.0.clone();
-        blocking(move || {
-            let found = inner.store.find(&name).map_err(|error| ImageError::store(&name, error))?;
-            Ok(found.filter(|stored| inner.store.blob_path(&stored.blob).is_file()))
-        })
-        .await
+        match stored_name(image) {
+            Ok(name) => self.stored(&name).await,
+            Err(_) => Ok(None),
+        }
     }
 
     /// The bytes of the program that a name stands for, from the byte `from` on; none if it stands for another one. They stay
@@ -315,6 +324,15 @@ impl Images {
         })
         .await?;
         push::push(&self.0.transport, &self.0.limits, path, title, target, credentials).await
+    }
+}
+
+impl Kind {
+    fn of(content: Content) -> Kind {
+        match content {
+            Content::Program => Kind::Wasm,
+            Content::Archive => Kind::Container,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use super::Inner;
 use super::error::PullError;
 use super::pull::{off_thread, pin, slot};
 use super::registry::check;
-use super::store::{ImageConfig, Pin};
+use super::store::{Content, ImageConfig, Pin};
 use crate::digest::hex;
 
 /// The longest that the origin may think about a name.
@@ -65,6 +65,8 @@ pub struct Offer {
     pub imported: bool,
     /// How it wants to be run.
     pub config: ImageConfig,
+    /// What it is.
+    pub content: Content,
 }
 
 /// Why an origin does not answer.
@@ -96,12 +98,13 @@ fn is_blob(blob: &str) -> bool {
     blob.len() == 64 && blob.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Brings a blob of the origin's here, unless it is; the same blob once at a time. `patience` is how long the origin may be
+/// Brings a blob of the origin's here, unless it is; the same blob once at a time. `bytes_max` bounds its size, `patience` is how long the origin may be
 /// away meanwhile.
 pub(super) async fn fetch(
     inner: &Arc<Inner>,
     image: &str,
     blob: &str,
+    bytes_max: u64,
     patience: Duration,
 ) -> Result<(Pin, u64), PullError> {
     let slot = slot(inner, &format!("sha256:{blob}"));
@@ -113,7 +116,7 @@ pub(super) async fn fetch(
     let Some(origin) = &inner.origin else { return Err(PullError::NotFound { what: format!("sha256:{blob}") }) };
     let mut partial = {
         let (inner, blob) = (inner.clone(), blob.to_owned());
-        off_thread(move || Partial::open(&inner, &blob)).await?
+        off_thread(move || Partial::open(&inner, &blob, bytes_max)).await?
     };
     let (mut moved, mut pause) = (Instant::now(), PAUSES.0);
     loop {
@@ -187,8 +190,7 @@ struct Partial {
 }
 
 impl Partial {
-    fn open(inner: &Inner, blob: &str) -> Result<Partial, PullError> {
-        let bytes_max = inner.limits.wasm_bytes_max;
+    fn open(inner: &Inner, blob: &str, bytes_max: u64) -> Result<Partial, PullError> {
         let disk = || PullError::disk("cannot write into the image store");
         let mut file = inner.store.partial(blob).map_err(disk())?;
         let mut hasher = Sha256::new();

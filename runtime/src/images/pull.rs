@@ -13,7 +13,7 @@ use super::manifest::{self, ContainerConfig, Descriptor, Found, Layout, Manifest
 use super::origin::{self, Offer, OriginError, PATIENCE, PATIENCE_SHORT};
 use super::reference::{HttpsImage, Reference};
 use super::registry::{Fetched, Registry, check, download};
-use super::store::{ImageConfig, Pin, Source, Stored};
+use super::store::{Content, ImageConfig, Pin, Source, Stored};
 use super::{Inner, Kind, PullPolicy, Pulled, blocking, lock};
 
 /// The longest that a pull may take.
@@ -190,11 +190,14 @@ async fn take(
         return Ok(Outcome::Current(stored, pin));
     }
     let bytes_max = inner.limits.wasm_bytes_max;
+    if offer.content == Content::Archive {
+        return Err(PullError::NotWasm { what: format!("the master's image {}", offer.digest) });
+    }
     if offer.bytes > bytes_max {
         return Err(PullError::TooBig { what: "the master's image".into(), bytes_max });
     }
     let Offer { digest, blob, config, .. } = offer;
-    let (pin, bytes) = origin::fetch(inner, image, &blob, patience).await?;
+    let (pin, bytes) = origin::fetch(inner, image, &blob, bytes_max, patience).await?;
     Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }))
 }
 
@@ -258,6 +261,7 @@ impl Task<'_> {
             created: jiff::Timestamp::now().to_string(),
             config: fresh.config,
             source: fresh.source,
+            content: Content::Program,
         };
         let (inner, record) = (self.inner.clone(), stored.clone());
         blocking(move || {
@@ -289,7 +293,8 @@ async fn local(inner: &Arc<Inner>, name: &str) -> Result<Option<(Stored, Pin)>, 
     let (inner, name) = (inner.clone(), name.to_owned());
     blocking(move || {
         let failed = |error| ImageError::store(&name, error);
-        let Some(stored) = inner.store.find(&name).map_err(failed)? else { return Ok(None) };
+        let found = inner.store.find(&name).map_err(failed)?;
+        let Some(stored) = found.filter(|stored| stored.content == Content::Program) else { return Ok(None) };
         let pin = inner.store.pin(&stored.blob).map_err(failed)?;
         Ok(pin.map(|pin| (stored, pin)))
     })
@@ -386,7 +391,8 @@ async fn artifact(
     }
     // the registry lets this node have it; the master, which may have it too, is nearer
     if !wanted.is_away
-        && let Ok((pin, bytes)) = origin::fetch(inner, wanted.image, &blob, PATIENCE_SHORT).await
+        && let Ok((pin, bytes)) =
+            origin::fetch(inner, wanted.image, &blob, inner.limits.wasm_bytes_max, PATIENCE_SHORT).await
     {
         return Ok(Outcome::Fresh(Fresh { digest, blob, bytes, config, pin, source }));
     }
@@ -491,7 +497,7 @@ pub(super) async fn pin(inner: &Arc<Inner>, blob: &str) -> Result<Option<Pin>, P
     off_thread(move || inner.store.pin(&blob).map_err(PullError::disk("cannot read the image store"))).await
 }
 
-fn store_error(error: ImageError) -> PullError {
+pub(super) fn store_error(error: ImageError) -> PullError {
     PullError::Disk { what: "cannot read the image store".into(), source: std::io::Error::other(error) }
 }
 

@@ -1,4 +1,4 @@
-//! The node's images on disk: `blobs/sha256/HEX`, one program each, `refs/NAME.json`, which name stands for which, and
+//! The node's images on disk: `blobs/sha256/HEX`, one program or archive each, `refs/NAME.json`, which name stands for which, and
 //! `partial/HEX`, what has come of blobs that are still on their way.
 //!
 //! Everything here blocks. The directory may be used by several processes at once (a server and `coracle image`):
@@ -64,6 +64,17 @@ pub enum Source {
     Private,
 }
 
+/// What an image holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Content {
+    /// A Wasm program.
+    #[default]
+    Program,
+    /// A container image, as an archive that container engines load; the digest is its config's, which is the image's id.
+    Archive,
+}
+
 /// One image in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stored {
@@ -83,6 +94,9 @@ pub struct Stored {
     /// How it came here.
     #[serde(default)]
     pub source: Source,
+    /// What it is.
+    #[serde(default)]
+    pub content: Content,
 }
 
 /// Keeps a blob from being removed, by whatever process, as long as it lives.
@@ -431,8 +445,8 @@ mod tests {
         pin.0.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         let (created, config) = (String::new(), ImageConfig::default());
         let digest = format!("sha256:{blob}");
-        let (bytes, source) = (bytes.len() as u64, Source::Public);
-        let stored = Stored { reference: name.into(), digest, blob, bytes, created, config, source };
+        let (bytes, source, content) = (bytes.len() as u64, Source::Public, Content::Program);
+        let stored = Stored { reference: name.into(), digest, blob, bytes, created, config, source, content };
         store.record(&stored).unwrap();
         Ok(pin)
     }

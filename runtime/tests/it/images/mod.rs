@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use registry::{Registry, container_image, layer, wasm};
 use runtime::images::{
-    Credential, ImageError, ImageLimits, Images, Kind, Parsed, PullPolicy, Reference, RegistryConfig, parse, push_file,
+    Content, Credential, ImageError, ImageLimits, Images, Kind, Parsed, PullPolicy, Reference, RegistryConfig, parse,
+    push_file,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -320,6 +321,21 @@ async fn files_are_imported_listed_pushed_and_removed() {
         assert_eq!(imported.config.entrypoint, ["/app.wasm"], "{name}");
         assert_eq!(node.bytes(&format!("x/{name}:1"), IfNotPresent).await, wasm(2), "{name}");
     }
+    // a container image stays one, under the given name, in whichever form it came
+    let plain = json!({"Cmd": ["sh"]});
+    let container = container_image(("linux", "amd64"), &plain, &[&layer]);
+    let mut blobs = Vec::new();
+    for (name, archive) in
+        [("box.tar", registry::oci_layout(&container)), ("box.save.tar", registry::docker_save(&container))]
+    {
+        let imported = node.images.import(&node.file(name, &archive), &reference("x/box:1")).await.unwrap();
+        assert_eq!(imported.content, Content::Archive);
+        assert_eq!(node.images.kind("x/box:1", &[]).await.unwrap(), Kind::Container);
+        blobs.push((imported.digest, imported.blob));
+    }
+    assert_eq!(blobs[0], blobs[1]);
+    assert!(node.images.pull("x/box:1", IfNotPresent, &[]).await.is_err());
+    node.images.remove("x/box:1").await.unwrap();
     for (name, bytes, want) in [
         ("text.tar", &b"not an image"[..], "text.tar: "),
         ("empty.wasm", b"", "neither a .wasm file, nor a tar of an OCI image layout, nor one of docker save"),

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use runtime::images::PullPolicy::{Always, IfNotPresent, Never};
 use runtime::images::{
-    ImageConfig, ImageLimits, Images, Kind, Offer, Origin, OriginBytes, OriginError, RegistryConfig, Source,
+    Content, ImageConfig, ImageLimits, Images, Kind, Offer, Origin, OriginBytes, OriginError, RegistryConfig, Source,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ impl Master {
         let blob: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let config = ImageConfig { name: "app.wasm".into(), ..ImageConfig::default() };
         let digest = format!("sha256:{blob}");
-        let offer = Offer { digest, blob, bytes: bytes.len() as u64, imported, config };
+        let offer = Offer { digest, blob, bytes: bytes.len() as u64, imported, config, content: Content::Program };
         self.set(|state| drop(state.images.insert(image.into(), (offer, bytes.to_owned()))));
     }
 
