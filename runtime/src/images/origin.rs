@@ -5,7 +5,7 @@
 //! is reached.
 
 use std::fmt;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const PATIENCE_SHORT: Duration = Duration::from_secs(5);
 /// Pauses between attempts, the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Pauses before another fetch of the same blob is taken for one that goes on.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+const LOCK_PAUSES_MAX: u32 = 60;
 /// Bytes read from the disk at once.
 const READ_BYTES: usize = 64 << 10;
 /// Pieces between the origin and the disk.
@@ -192,7 +195,17 @@ struct Partial {
 impl Partial {
     fn open(inner: &Inner, blob: &str, bytes_max: u64) -> Result<Partial, PullError> {
         let disk = || PullError::disk("cannot write into the image store");
-        let mut file = inner.store.partial(blob).map_err(disk())?;
+        let mut pauses = LOCK_PAUSES_MAX;
+        let mut file = loop {
+            match inner.store.partial(blob) {
+                // a fetch that was given up just now ends in a moment
+                Err(error) if error.kind() == ErrorKind::WouldBlock && pauses > 0 => {
+                    pauses -= 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => break opened.map_err(disk())?,
+            }
+        };
         let mut hasher = Sha256::new();
         let (mut bytes, mut buffer) = (0, vec![0; READ_BYTES]);
         loop {

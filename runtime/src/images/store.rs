@@ -196,7 +196,8 @@ impl Store {
         let path = self.dir.join("partial").join(blob);
         let _lock = self.lock()?;
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path)?;
-        file.try_lock().map_err(|_| io::Error::other("another process is fetching this image"))?;
+        let busy = |_| io::Error::new(io::ErrorKind::WouldBlock, "another process is fetching this image");
+        file.try_lock().map_err(busy)?;
         let mut file = NamedTempFile::from_parts(file, TempPath::try_from_path(path)?);
         file.disable_cleanup(true);
         Ok(file)
