@@ -139,7 +139,12 @@ fn readers(key: &Key, world: &World) -> BTreeSet<String> {
 
 /// The busiest of the kinds that no node is told of.
 fn is_minds_own(key: &Key) -> bool {
-    key.is::<ClusterEvent>() || key.is::<Lease>() || key.is::<ReplicaSet>() || key.is::<Deployment>()
+    // of Endpoints nodes read what the slices say
+    key.is::<ClusterEvent>()
+        || key.is::<Endpoints>()
+        || key.is::<Lease>()
+        || key.is::<ReplicaSet>()
+        || key.is::<Deployment>()
 }
 
 fn pod_events(event: &Event, world: &World, node: &str) -> Vec<Event> {
@@ -289,7 +294,6 @@ fn is_common(key: &Key) -> bool {
     key.is::<Namespace>()
         || key.is::<Service>()
         || key.is::<EndpointSlice>()
-        || key.is::<Endpoints>()
         || key.is::<Ingress>()
         || key.is::<IngressClass>()
         || key.is::<NetworkPolicy>()
