@@ -11,8 +11,8 @@ use futures::{Sink, SinkExt, Stream as Messages, StreamExt};
 use serde::Deserialize;
 use std::collections::{HashMap, VecDeque};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
-use tokio::time::{Duration, interval, sleep, timeout};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Duration, interval, timeout};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 const STDIN: u8 = 0;
@@ -24,7 +24,8 @@ const RESIZE: u8 = 4;
 /// How long a client may take to open the streams it asked for; Kubernetes' time.
 const STREAMS_TIME_MAX: Duration = Duration::from_secs(30);
 /// Kubernetes' own client begins to read a WebSocket before it has made its streams, and throws away what comes for one that it
-/// has not made yet. Nothing says when it has, so the first word waits this long; 2 ms were too short once in a hundred times.
+/// has not made yet. It has made them when it says something; until then the first word waits, this long at most. 2 ms were too
+/// short once in a hundred times. Ours says at once that it is alive.
 const FIRST_WORD_AFTER: Duration = Duration::from_millis(50);
 /// Input of a WebSocket's client that waits for its program; a piece counts for so many bytes at least.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
@@ -90,12 +91,14 @@ pub async fn over_websocket<I>(socket: Socket<I>, protocol: Protocol, mut progra
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut sink, mut messages) = socket.split();
+    let (mut sink, messages) = socket.split();
     let activity = Activity::default();
     let input = program.input.clone();
-    let streams = program.streams;
+    let (streams, heard) = (program.streams, Notify::new());
+    // of the client's first word, whatever it is
+    let mut messages = messages.inspect(|_| heard.notify_one());
     let outcome = tokio::select! {
-        outcome = send_outputs(&mut sink, protocol, &mut program, &activity) => outcome,
+        outcome = send_outputs(&mut sink, protocol, &mut program, &activity, heard.notified()) => outcome,
         () = take_messages(&mut messages, protocol, streams, &input, &activity) => None,
     };
     let Some(outcome) = outcome else { return };
@@ -121,8 +124,10 @@ async fn send_outputs(
     protocol: Protocol,
     program: &mut Program,
     activity: &Activity,
+    heard: impl Future<Output = ()>,
 ) -> Option<Outcome> {
-    sleep(FIRST_WORD_AFTER).await;
+    // either will do
+    let _ = timeout(FIRST_WORD_AFTER, heard).await;
     // tells clients that the streams are there
     let first = match program.streams {
         Streams { stdout: true, .. } => STDOUT,

@@ -88,8 +88,8 @@ async fn send<S>(
 where
     S: futures::Sink<Message> + Unpin,
 {
+    // the first one at once: a server may wait for a sign that its words are heard
     let mut ping = tokio::time::interval(PING_EVERY);
-    ping.reset();
     loop {
         let message = tokio::select! {
             piece = next(&mut stdin) => match piece {
