@@ -75,6 +75,11 @@ impl Client {
         self.send("POST", path, object.to_string().into()).await
     }
 
+    /// Puts an object in the place of the one that is there.
+    pub async fn replace(&mut self, path: &str, object: &Value) -> Result<Value> {
+        self.send("PUT", path, object.to_string().into()).await
+    }
+
     /// Deletes an object.
     pub async fn delete(&mut self, path: &str) -> Result<Value> {
         self.send("DELETE", path, Bytes::new()).await

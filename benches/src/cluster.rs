@@ -232,7 +232,7 @@ pub fn free_port() -> Result<u16> {
 }
 
 /// `$CORACLE`, or the binary that cargo put beside this one.
-fn coracle() -> Result<PathBuf> {
+pub fn coracle() -> Result<PathBuf> {
     let path = match std::env::var_os("CORACLE") {
         Some(path) => path.into(),
         None => std::env::current_exe()?.with_file_name("coracle"),
