@@ -28,7 +28,7 @@ pub async fn measure() -> Result<()> {
         return Ok(());
     }
     let nodes = usize::try_from(wanted("CORACLE_BENCH_NODES", NODES as u32)?)?;
-    let pods = wanted("CORACLE_BENCH_PODS", PODS)?;
+    let pods = wanted("CORACLE_BENCH_PODS", PODS)?.max(1);
     let site = Site::start().await?;
     let (begun, cpu) = (Instant::now(), process::cpu_time(site.pid())?);
     let (sender, mut seen) = mpsc::unbounded_channel();
