@@ -1,22 +1,21 @@
 //! The node's routes, computed from its world: Services with their ready endpoints, Ingresses, certificates, host ports.
 //!
-//! [`build`] is pure; [`keep`] rebuilds once per burst of changes and tells the pods who still gets traffic. Deliberately
-//! absent: sockets (netproxy's) and the choice of endpoints (the EndpointSlice controller's).
+//! [`build`] is pure; [`keep`] rebuilds once per burst of changes and tells the pods who still gets traffic. Which endpoints of a
+//! Service are for this node is `services`'. Deliberately absent: sockets (netproxy's), and which pods are endpoints (the
+//! EndpointSlice controller's).
+
+mod services;
 
 use crate::body::Body;
-use k8s_openapi::api::core::v1::{Container, ContainerPort, Namespace, Pod, PodSpec, Secret, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Namespace, Node, Pod, PodSpec, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use netproxy::{
-    Backend, BackendPort, Certificate, HeadlessRecord, HostPort, IngressRoute, IngressRule, PathKind, PortRoute,
-    Protocol, Routes, ServiceRoute,
-};
+use netproxy::{Backend, BackendPort, Certificate, HostPort, IngressRoute, IngressRule, PathKind, Protocol, Routes};
 use state::{Key, Object, World};
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The IngressClass that this cluster ships with.
@@ -25,22 +24,31 @@ pub const INGRESS_CLASS: &str = "coracle";
 pub const INGRESS_CONTROLLER: &str = "coracle.dev/ingress";
 /// The older way to name the class.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-/// Label by which a slice names its Service.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
-const AFFINITY_SECONDS: u64 = 10_800;
+/// Label of a Node: its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// The node that the routes are for.
+pub struct Here<'a> {
+    /// Its name.
+    pub node: &'a str,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its zone, if it is in one.
+    pub zone: Option<&'a str>,
+}
 
 /// Addresses that get new traffic, as the last applied routes have it.
 pub type Routed = Arc<HashSet<IpAddr>>;
 
-/// Whether a change of this object can change the routes; `world` has it as it is now. Of pods only those with host ports do, and
-/// those that are gone and may have had some.
+/// Whether a change of this object can change the routes (a Node's may: its zone); `world` has it as it is now. Of pods only those
+/// with host ports do, and those that are gone and may have had some.
 pub fn concerns(world: &World, key: &Key) -> bool {
     if key.is::<Pod>() {
         return world.get(key).is_none_or(|object| object.view::<Pod>().is_some_and(has_host_ports));
     }
     key.is::<Service>()
         || key.is::<Namespace>()
+        || key.is::<Node>()
         || key.is::<EndpointSlice>()
         || key.is::<Ingress>()
         || key.is::<IngressClass>()
@@ -57,8 +65,9 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
             () = body.routes_stale.notified() => {}
         }
         let world = body.world();
-        let (mut routes, routed) = build(&world, **body.api.load(), body.config.node_ip);
-        routes.host_ports = host_ports(&world, &body.config.node_name);
+        let zone = world.get(&body.node_key()).and_then(|node| node.meta().labels.get(ZONE)).map(String::as_str);
+        let here = Here { node: &body.config.node_name, address: body.config.node_ip, zone };
+        let (routes, routed) = build(&world, **body.api.load(), &here);
         if routes != last {
             body.proxy.set_routes(routes.clone());
             last = routes;
@@ -90,38 +99,12 @@ fn report_problems(body: &Body, world: &World) {
 }
 
 /// The routes, and the addresses in them that are there because they are ready (not as a last resort).
-pub fn build(world: &World, api: SocketAddr, node: IpAddr) -> (Routes, HashSet<IpAddr>) {
-    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for object in world.all::<EndpointSlice>(None) {
-        if let (Some(service), Some(slice)) = (object.meta().labels.get(SERVICE_LABEL), object.view()) {
-            let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-            slices.entry((namespace, service)).or_default().push(slice);
-        }
-    }
-    let mut ready = HashSet::new();
-    let services = world
-        .all::<Service>(None)
-        .filter_map(|object| {
-            let service: &Service = object.view()?;
-            let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-            let slices = slices.get(&(namespace, object.meta().name.as_str())).map(Vec::as_slice).unwrap_or_default();
-            let mut route = service_route(namespace, &object.meta().name, service, slices, api, &mut ready)?;
-            if is_load_balancer(object) {
-                route.external_ips.push(node);
-            }
-            Some(route)
-        })
-        .collect();
+pub fn build(world: &World, api: SocketAddr, here: &Here<'_>) -> (Routes, HashSet<IpAddr>) {
+    let (services, ready) = services::build(world, api, here);
     let (ingresses, certificates) = ingresses(world);
     let namespaces = world.all::<Namespace>(None).map(|object| object.meta().name.clone()).collect();
-    (Routes { namespaces, services, ingresses, certificates, ..Routes::default() }, ready)
-}
-
-/// Whether a Service wants a load balancer and leaves the choice to the cluster: then each node serves it at its own address.
-/// Which addresses its status shows is the master's to say, which knows all nodes.
-fn is_load_balancer(object: &Object) -> bool {
-    let spec = object.view::<Service>().and_then(|service| service.spec.as_ref());
-    spec.is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && spec.load_balancer_class.is_none())
+    let host_ports = host_ports(world, here.node);
+    (Routes { namespaces, services, ingresses, certificates, host_ports, ..Routes::default() }, ready)
 }
 
 /// The host ports of this node's pods that have an address of their own and are not done, the oldest pod first.
@@ -175,126 +158,6 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
         Some("UDP") => Some(Protocol::Udp),
         Some(_) => None,
     }
-}
-
-fn service_route(
-    namespace: &str,
-    name: &str,
-    service: &Service,
-    slices: &[&EndpointSlice],
-    api: SocketAddr,
-    ready: &mut HashSet<IpAddr>,
-) -> Option<ServiceRoute> {
-    let spec = service.spec.as_ref()?;
-    if spec.type_.as_deref() == Some("ExternalName") {
-        let external_name = spec.external_name.clone();
-        return Some(ServiceRoute {
-            namespace: namespace.into(),
-            name: name.into(),
-            external_name,
-            ..Default::default()
-        });
-    }
-    let is_headless = spec.cluster_ip.as_deref() == Some("None");
-    let unready_too = spec.publish_not_ready_addresses == Some(true);
-    let is_api = (namespace, name) == ("default", "kubernetes");
-    let ports = spec.ports.iter().flatten().filter_map(|port| {
-        let mut endpoints = endpoints(slices, port, unready_too, ready);
-        if is_api && endpoints.is_empty() {
-            endpoints.push(api);
-        }
-        port_route(port, endpoints)
-    });
-    let ports = ports.collect();
-    let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP"))
-        .then(|| Duration::from_secs(timeout.and_then(|s| u64::try_from(s).ok()).unwrap_or(AFFINITY_SECONDS)));
-    Some(ServiceRoute {
-        namespace: namespace.into(),
-        name: name.into(),
-        cluster_ips: if is_headless { Vec::new() } else { cluster_ips(spec) },
-        external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
-        ports,
-        affinity,
-        headless: if is_headless { headless(slices, unready_too, ready) } else { Vec::new() },
-        external_name: None,
-    })
-}
-
-fn cluster_ips(spec: &k8s_openapi::api::core::v1::ServiceSpec) -> Vec<IpAddr> {
-    let many = spec.cluster_ips.iter().flatten();
-    let mut ips: Vec<IpAddr> = many.chain(&spec.cluster_ip).filter_map(|ip| ip.parse().ok()).collect();
-    ips.sort_unstable();
-    ips.dedup();
-    ips
-}
-
-fn port_route(port: &ServicePort, endpoints: Vec<SocketAddr>) -> Option<PortRoute> {
-    Some(PortRoute {
-        name: port.name.clone().unwrap_or_default(),
-        protocol: protocol(port.protocol.as_deref())?,
-        port: u16::try_from(port.port).ok()?,
-        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
-        h2c: port.app_protocol.as_deref() == Some("kubernetes.io/h2c"),
-        endpoints,
-    })
-}
-
-/// The ready endpoints of a Service port, or if there is none those that still serve while they terminate.
-fn endpoints(
-    slices: &[&EndpointSlice],
-    port: &ServicePort,
-    unready_too: bool,
-    ready: &mut HashSet<IpAddr>,
-) -> Vec<SocketAddr> {
-    let (mut good, mut last_resort) = (Vec::new(), Vec::new());
-    for slice in slices {
-        let Some(number) = target(slice.ports.as_deref().unwrap_or_default(), port) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
-            if is_ready(endpoint) || unready_too {
-                for address in addresses {
-                    ready.insert(address);
-                    good.push(SocketAddr::new(address, number));
-                }
-            } else if serves_while_terminating(endpoint) {
-                last_resort.extend(addresses.map(|address| SocketAddr::new(address, number)));
-            }
-        }
-    }
-    if good.is_empty() { last_resort } else { good }
-}
-
-fn target(ports: &[EndpointPort], wanted: &ServicePort) -> Option<u16> {
-    let name = wanted.name.as_deref().unwrap_or_default();
-    let protocol = wanted.protocol.as_deref().unwrap_or("TCP");
-    let found = ports.iter().find(|port| {
-        port.name.as_deref().unwrap_or_default() == name && port.protocol.as_deref().unwrap_or("TCP") == protocol
-    });
-    u16::try_from(found?.port?).ok()
-}
-
-fn is_ready(endpoint: &Endpoint) -> bool {
-    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-}
-
-fn serves_while_terminating(endpoint: &Endpoint) -> bool {
-    let conditions = endpoint.conditions.as_ref();
-    conditions.is_some_and(|conditions| conditions.serving == Some(true) && conditions.terminating == Some(true))
-}
-
-fn headless(slices: &[&EndpointSlice], unready_too: bool, ready: &mut HashSet<IpAddr>) -> Vec<HeadlessRecord> {
-    let mut records = Vec::new();
-    for endpoint in slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()) {
-        if !is_ready(endpoint) && !unready_too {
-            continue;
-        }
-        for address in endpoint.addresses.iter().filter_map(|address| address.parse().ok()) {
-            ready.insert(address);
-            records.push(HeadlessRecord { address, hostname: endpoint.hostname.clone() });
-        }
-    }
-    records
 }
 
 /// The Ingresses of our class, the oldest first, and the certificates they name.

@@ -5,7 +5,7 @@
 
 use crate::status::Status;
 use k8s_openapi::api::core::v1::Service;
-use manifests::Kind;
+use manifests::{Kind, is_externally_accessible, needs_health_check};
 use serde_json::{Map, Value, json};
 use state::World;
 use std::collections::BTreeSet;
@@ -31,9 +31,11 @@ pub struct Allocator {
 /// What the Services of a world have, but for one of them.
 struct Taken {
     addresses: BTreeSet<Ipv4Addr>,
-    /// Port and protocol.
-    ports: BTreeSet<(u16, String)>,
+    ports: Ports,
 }
+
+/// Port and protocol.
+type Ports = BTreeSet<(u16, String)>;
 
 impl Allocator {
     /// For the range of `cidr`; `reserved` addresses are given only to those who ask for them.
@@ -74,9 +76,16 @@ impl Allocator {
             families(spec).map_err(|(path, why)| refuse(path, why))?;
             spec.entry("internalTrafficPolicy").or_insert_with(|| "Cluster".into());
         }
+        let mut ports = taken.ports;
         if wants_node_ports(spec) {
-            node_ports(spec, taken, seed).map_err(|(path, why)| refuse(&path, why))?;
+            node_ports(spec, &mut ports, seed).map_err(|(path, why)| refuse(&path, why))?;
+        }
+        let whole = Value::Object(spec.clone());
+        if is_externally_accessible(&whole) {
             spec.entry("externalTrafficPolicy").or_insert_with(|| "Cluster".into());
+        }
+        if needs_health_check(&whole) {
+            health_check_port(spec, &mut ports, seed).map_err(|why| refuse("spec.healthCheckNodePort", why))?;
         }
         if old.is_none() {
             service["status"] = json!({"loadBalancer": {}});
@@ -212,8 +221,27 @@ fn carry_over(spec: &mut Map<String, Value>, old: &Map<String, Value>) {
             port.remove("nodePort");
         }
     }
-    if had && !wants && spec.get("externalTrafficPolicy") == old.get("externalTrafficPolicy") {
-        spec.remove("externalTrafficPolicy");
+    let whole = |spec: &Map<String, Value>| Value::Object(spec.clone());
+    let drop_kept = |spec: &mut Map<String, Value>, fields: &[&str]| {
+        for field in fields {
+            if spec.get(*field) == old.get(*field) {
+                spec.remove(*field);
+            }
+        }
+    };
+    if is_externally_accessible(&whole(old)) && !is_externally_accessible(&whole(spec)) {
+        drop_kept(spec, &["externalTrafficPolicy"]);
+    }
+    let is_balancer = |spec: &Map<String, Value>| spec.get("type").is_some_and(|kind| kind == "LoadBalancer");
+    if is_balancer(old) && !is_balancer(spec) {
+        drop_kept(spec, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    match (needs_health_check(&whole(old)), needs_health_check(&whole(spec))) {
+        (true, true) if is_unset(spec, "healthCheckNodePort") => {
+            spec.extend(old.get("healthCheckNodePort").map(|port| ("healthCheckNodePort".to_owned(), port.clone())));
+        }
+        (true, false) => drop_kept(spec, &["healthCheckNodePort"]),
+        _ => {}
     }
 }
 
@@ -240,8 +268,35 @@ fn families(spec: &mut Map<String, Value>) -> Result<(), (&'static str, String)>
     Ok(())
 }
 
-fn node_ports(spec: &mut Map<String, Value>, taken: Taken, seed: u64) -> Result<(), (String, String)> {
-    let mut taken = taken.ports;
+/// The port at which nodes say whether they have endpoints: the one that is asked for, or a free one.
+fn health_check_port(spec: &mut Map<String, Value>, taken: &mut Ports, seed: u64) -> Result<(), String> {
+    let asked = spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0);
+    let number = match asked {
+        0 => free_port(taken, seed).ok_or("Internal error: failed to allocate a nodePort: range is full")?,
+        asked => node_port(asked).map_err(|why| format!("Invalid value: {asked}: {why}"))?,
+    };
+    if !taken.insert((number, "TCP".into())) {
+        return Err(format!("Invalid value: {asked}: provided port is already allocated"));
+    }
+    spec.insert("healthCheckNodePort".into(), number.into());
+    Ok(())
+}
+
+fn node_port(asked: i64) -> Result<u16, String> {
+    u16::try_from(asked).ok().filter(|number| NODE_PORTS.contains(number)).ok_or_else(|| {
+        let range = format!("{}-{}", NODE_PORTS.start(), NODE_PORTS.end());
+        format!("provided port is not in the valid range. The range of valid ports is {range}")
+    })
+}
+
+/// A port that nobody has for any protocol. Begins anywhere.
+fn free_port(taken: &Ports, seed: u64) -> Option<u16> {
+    let many = NODE_PORTS.len() as u64;
+    let at = |step: u64| NODE_PORTS.start() + ((seed + step) % many) as u16;
+    (0..many).map(at).find(|number| !taken.iter().any(|(known, _)| known == number))
+}
+
+fn node_ports(spec: &mut Map<String, Value>, taken: &mut Ports, seed: u64) -> Result<(), (String, String)> {
     let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
     let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
     let Some(ports) = ports else { return Ok(()) };
@@ -249,11 +304,7 @@ fn node_ports(spec: &mut Map<String, Value>, taken: Taken, seed: u64) -> Result<
     for (index, port) in ports.iter().enumerate() {
         let Some(asked) = port["nodePort"].as_i64().filter(|asked| *asked != 0) else { continue };
         let path = || format!("spec.ports[{index}].nodePort");
-        let number = u16::try_from(asked).ok().filter(|number| NODE_PORTS.contains(number)).ok_or_else(|| {
-            let range = format!("{}-{}", NODE_PORTS.start(), NODE_PORTS.end());
-            let why = format!("provided port is not in the valid range. The range of valid ports is {range}");
-            (path(), format!("Invalid value: {asked}: {why}"))
-        })?;
+        let number = node_port(asked).map_err(|why| (path(), format!("Invalid value: {asked}: {why}")))?;
         if !taken.insert((number, protocol(port))) {
             return Err((path(), format!("Invalid value: {asked}: provided port is already allocated")));
         }
@@ -262,10 +313,7 @@ fn node_ports(spec: &mut Map<String, Value>, taken: Taken, seed: u64) -> Result<
         if port["nodePort"].as_i64().unwrap_or(0) != 0 {
             continue;
         }
-        let many = NODE_PORTS.len() as u64;
-        let at = |step: u64| NODE_PORTS.start() + ((seed + index as u64 + step) % many) as u16;
-        let is_free = |number: &u16| !taken.iter().any(|(known, _)| known == number);
-        let number = (0..many).map(at).find(is_free).ok_or_else(|| {
+        let number = free_port(taken, seed + index as u64).ok_or_else(|| {
             let why = "failed to allocate a nodePort: range is full";
             (format!("spec.ports[{index}].nodePort"), format!("Internal error: {why}"))
         })?;

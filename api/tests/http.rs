@@ -190,6 +190,24 @@ async fn a_service_gets_addresses_and_ports() {
     let patch = json!({"spec": {"type": "ClusterIP"}});
     let plain = client.patch(&format!("{services}/a"), "merge-patch", &patch).await.json();
     assert_eq!((&plain["spec"]["clusterIP"], plain["spec"]["ports"][0].get("nodePort")), (&json!(address), None));
+
+    // a load balancer that keeps to its nodes has a port at which they say so, for as long as it is one
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": port});
+    let made = client.send("POST", services, &service("d", spec)).await.json();
+    let check = made["spec"]["healthCheckNodePort"].as_i64().unwrap_or_default();
+    assert!((30000..=32767).contains(&check) && check != made["spec"]["ports"][0]["nodePort"], "{made}");
+    let at = format!("{services}/d");
+    let kept = client.patch(&at, "merge-patch", &json!({"spec": {"healthCheckNodePort": null}})).await.json();
+    assert_eq!(kept["spec"]["healthCheckNodePort"], check, "{kept}");
+    let other = client.patch(&at, "merge-patch", &json!({"spec": {"healthCheckNodePort": 30001}})).await;
+    assert!(other.code == 422 && other.message().contains("cannot change healthCheckNodePort"), "{other:?}");
+    let patch = json!({"spec": {"externalTrafficPolicy": "Cluster"}});
+    let open = client.patch(&at, "merge-patch", &patch).await.json();
+    assert_eq!(open["spec"].get("healthCheckNodePort"), None, "{open}");
+    let plain = client.patch(&at, "merge-patch", &json!({"spec": {"type": "ClusterIP"}})).await.json();
+    for field in ["externalTrafficPolicy", "allocateLoadBalancerNodePorts"] {
+        assert_eq!(plain["spec"].get(field), None, "{plain}");
+    }
     server.stop().await;
 }
 

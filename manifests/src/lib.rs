@@ -23,6 +23,7 @@ pub mod yaml;
 pub use kind::{Column, Kind, by_kind, by_resource};
 pub use kinds::job::claim_pods;
 pub use kinds::kinds;
+pub use kinds::service::{is_externally_accessible, needs_health_check};
 pub use numbers::int_or_percent;
 
 pub use resource::Resource;

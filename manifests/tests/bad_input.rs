@@ -324,7 +324,7 @@ fn services_are_checked() {
         &spec("{ports: [{port: 0, nodePort: 30000, targetPort: A, protocol: HTTP}]}"),
         &expect![[r#"
         spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
-        spec.ports[0].protocol: Unsupported value: "HTTP": supported values: "SCTP", "TCP", "UDP"
+        spec.ports[0].protocol: Unsupported value: "HTTP": supported values: "TCP", "UDP"
         spec.ports[0].targetPort: Invalid value: "A": must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)
         spec.ports[0].targetPort: Invalid value: "A": must contain at least one letter (a-z)
         spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"#]],
@@ -335,6 +335,24 @@ fn services_are_checked() {
         spec.type: Unsupported value: "Internal": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
         spec.sessionAffinity: Unsupported value: "Sticky": supported values: "ClientIP", "None""#]],
     );
+    expect_create(
+        &spec(
+            "{ports: [{port: 80, protocol: SCTP}], externalTrafficPolicy: Local, internalTrafficPolicy: Near, \
+             trafficDistribution: Close, healthCheckNodePort: 30001, allocateLoadBalancerNodePorts: true, \
+             loadBalancerClass: a/b, loadBalancerSourceRanges: [10.0.0.0/8, ' 10.0.0.0/33']}",
+        ),
+        &expect![[r#"
+        spec.ports[0].protocol: Unsupported value: "SCTP": supported values: "TCP", "UDP"
+        spec.internalTrafficPolicy: Unsupported value: "Near": supported values: "Cluster", "Local"
+        spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services
+        spec.trafficDistribution: Unsupported value: "Close": supported values: "PreferClose", "PreferSameNode", "PreferSameZone"
+        spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'
+        spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'
+        spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'
+        spec.loadBalancerSourceRanges[1]: Invalid value: " 10.0.0.0/33": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)
+        spec.healthCheckNodePort: Invalid value: 30001: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"#]],
+    );
+    expect_create(&spec("{ports: [{port: 80}], externalIPs: [192.0.2.1], externalTrafficPolicy: Local}"), &expect![""]);
     expect_create(&spec("{type: ExternalName}"), &expect!["spec.externalName: Required value"]);
     expect_create(&spec("{clusterIP: None}"), &expect![""]);
     expect_update(

@@ -78,6 +78,7 @@ async fn through_proxy(ingress: bool) {
             node_port: None,
             h2c: false,
             endpoints: pods.iter().map(netproxy::PodGuard::addr).collect(),
+            local: Vec::new(),
         }],
         ..ServiceRoute::default()
     };

@@ -36,7 +36,7 @@ pub use pods::PodGuard;
 pub use problems::{About, Problem};
 pub use proxy::Proxy;
 pub use routes::{
-    Backend, BackendPort, Certificate, HeadlessRecord, HostPort, IngressRoute, IngressRule, PathKind, PortRoute,
-    Protocol, Routes, ServiceRoute,
+    Backend, BackendPort, Certificate, HeadlessRecord, HealthCheck, HostPort, IngressRoute, IngressRule, PathKind,
+    PortRoute, Protocol, Routes, ServiceRoute, TrafficPolicy,
 };
 pub use view::{Dial, DnsPolicy, NAMESERVERS_MAX, PodDns, PodView, SEARCHES_MAX};

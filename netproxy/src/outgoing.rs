@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use rustls_pki_types::ServerName;
 
-use crate::balance::{Among, Port};
+use crate::balance::{Among, Way};
 use crate::dns::resolver::{self, Known};
 use crate::handler::{Body, BoxError, HandlerError};
 use crate::routes::Protocol;
@@ -49,7 +49,7 @@ pub enum RequestError {
 /// Where a request goes.
 enum Place {
     /// A Service's port.
-    Port(Arc<Port>),
+    Port(Way),
     /// The pod that asks, by this address of its own.
     Own(SocketAddr),
     /// Anybody else, under any of these.
@@ -92,8 +92,8 @@ type Answer = Result<Response<Reply>, Refusal>;
 
 async fn plain(shared: &Arc<Shared>, pod: &PodView, place: Place, request: Request<Body>) -> Answer {
     let origins = match place {
-        Place::Port(port) => {
-            return forward::to_port(shared, &port, Among::All, None, Some(pod.address), request).await;
+        Place::Port(way) => {
+            return forward::to_port(shared, &way, Among::All, Some(pod.address), Some(pod.address), request).await;
         }
         Place::Own(asked) => {
             let addr = SocketAddr::new(pod.address, asked.port());
@@ -121,12 +121,12 @@ async fn over_tls(
     let name = ServerName::try_from(host.to_owned()).map_err(|_| RequestError::Uri)?;
     let security = Security::Tls(name);
     let origins = match place {
-        Place::Port(port) => match port.choose(Among::All, &[], None) {
+        Place::Port(way) => match way.choose(Among::All, &[], Some(pod.address)) {
             Some(endpoint) => match permitted(shared, pod, vec![endpoint.addr]) {
                 Ok(addrs) => origins(addrs, &security),
                 Err(refusal) => return Ok(Err(refusal)),
             },
-            None => return Err(RequestError::NoEndpoints(port.name.clone())),
+            None => return Err(RequestError::NoEndpoints(way.port.name.clone())),
         },
         Place::Own(asked) => own(pod, asked, &security),
         Place::Addresses(addrs) => match permitted(shared, pod, addrs) {
@@ -193,7 +193,8 @@ fn at(table: &Table, pod: &PodView, addr: SocketAddr) -> Result<Place, RequestEr
         return Ok(Place::Own(addr));
     }
     match table.vip(addr) {
-        Some(port) => Ok(Place::Port(port.clone())),
+        Some(way) if way.admits(pod.address) => Ok(Place::Port(way.clone())),
+        Some(_) => Err(RequestError::Connect(addr.to_string(), "the service does not let this pod in".into())),
         None if pod.is_own(addr.ip()) => Ok(Place::Own(addr)),
         None if table.is_service_address(addr.ip()) => {
             Err(RequestError::Connect(addr.to_string(), "the service has no such port".into()))

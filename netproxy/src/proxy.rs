@@ -107,15 +107,15 @@ impl Proxy {
         pods::connect(&self.0.shared, addr).await
     }
 
-    /// A ready endpoint for a connection of `from` to a Service address; None if `vip` is no Service's, or nothing that policies
-    /// let it reach is ready.
+    /// A ready endpoint for a connection of `from` to a Service address; None if `vip` is no Service's, the Service does not let
+    /// such clients in, or nothing that policies let it reach is ready for this node.
     pub fn pick(&self, from: IpAddr, vip: SocketAddr) -> Option<SocketAddr> {
         let shared = &self.0.shared;
         let table = shared.table.load();
-        let port = table.vip(vip)?;
+        let way = table.vip(vip).filter(|way| way.admits(from))?;
         let mut refused = Vec::new();
         loop {
-            let endpoint = port.choose(Among::All, &refused, None)?;
+            let endpoint = way.choose(Among::All, &refused, Some(from))?;
             if shared.permits(Some(from), endpoint.addr, Protocol::Tcp) {
                 return Some(endpoint.addr);
             }
@@ -142,9 +142,9 @@ impl Proxy {
         }
         let table = shared.table.load();
         let is_node = self.0.node_addresses.contains(&to.ip());
-        let port = table.at(protocol, to).or_else(|| table.at_node(protocol, to.port()).filter(|_| is_node));
-        match port {
-            Some(port) => port.all(|endpoint| shared.permits(Some(from), endpoint, protocol)),
+        let way = table.at(protocol, to).or_else(|| table.at_node(protocol, to.port()).filter(|_| is_node));
+        match way {
+            Some(way) => way.all(|endpoint| shared.permits(Some(from), endpoint, protocol)),
             None => shared.permits(Some(from), to, protocol),
         }
     }
@@ -228,8 +228,13 @@ impl Proxy {
 /// The port object of a Service's port: the old one with new endpoints, or a new one.
 fn port(shared: &Shared, old: &Table, route: &ServiceRoute, index: usize) -> Arc<Port> {
     let wanted = &route.ports[index];
+    let at = |addrs: &[SocketAddr]| addrs.iter().map(|addr| shared.endpoints.at(*addr)).collect();
     let backends = Backends {
-        endpoints: wanted.endpoints.iter().map(|addr| shared.endpoints.at(*addr)).collect(),
+        endpoints: at(&wanted.endpoints),
+        local: at(&wanted.local),
+        internal: route.internal,
+        external: route.external,
+        sources: route.balancer_sources.clone(),
         h2c: wanted.h2c,
         affinity: route.affinity,
     };
@@ -251,7 +256,7 @@ fn port(shared: &Shared, old: &Table, route: &ServiceRoute, index: usize) -> Arc
 
 /// The port object of a host port: the old one of the same place, leading elsewhere now perhaps, or a new one.
 fn host_port(shared: &Shared, kept: Option<&Arc<Port>>, wanted: &HostPort) -> Arc<Port> {
-    let backends = Backends { endpoints: vec![shared.endpoints.at(wanted.to)], h2c: false, affinity: None };
+    let backends = Backends { endpoints: vec![shared.endpoints.at(wanted.to)], ..Backends::default() };
     match kept {
         Some(port) => {
             port.update(backends);

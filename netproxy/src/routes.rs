@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::network::Cidr;
+
 /// Everything netproxy knows about the cluster. Order does not matter, except that of `ingresses`, where the first of two
 /// equal rules wins (put the oldest first, as Kubernetes' controllers do).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,8 +50,18 @@ pub struct ServiceRoute {
     pub name: String,
     /// spec.clusterIPs; empty when headless or ExternalName.
     pub cluster_ips: Vec<IpAddr>,
-    /// spec.externalIPs and status.loadBalancer addresses which this node shall listen on.
+    /// spec.externalIPs
     pub external_ips: Vec<IpAddr>,
+    /// This node's own addresses, where it is a load balancer for the Service.
+    pub balancer_ips: Vec<IpAddr>,
+    /// spec.loadBalancerSourceRanges: who may come to `balancer_ips`; everybody if there are none.
+    pub balancer_sources: Vec<Cidr>,
+    /// internalTrafficPolicy: for `cluster_ips`.
+    pub internal: TrafficPolicy,
+    /// externalTrafficPolicy: for node ports and the other addresses.
+    pub external: TrafficPolicy,
+    /// healthCheckNodePort
+    pub health_check: Option<HealthCheck>,
     /// spec.ports, each with its endpoints.
     pub ports: Vec<PortRoute>,
     /// sessionAffinity ClientIP with its timeout; None is sessionAffinity None.
@@ -58,6 +70,25 @@ pub struct ServiceRoute {
     pub headless: Vec<HeadlessRecord>,
     /// spec.externalName of a Service of type ExternalName.
     pub external_name: Option<String>,
+}
+
+/// Whose endpoints are for a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Those of all nodes.
+    #[default]
+    Cluster,
+    /// Those of this node, and nobody if there are none.
+    Local,
+}
+
+/// A port at which this node says whether it has endpoints of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The node's port.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// One port of a Service.
@@ -73,8 +104,10 @@ pub struct PortRoute {
     pub node_port: Option<u16>,
     /// Whether its endpoints speak HTTP/2 without TLS (appProtocol kubernetes.io/h2c).
     pub h2c: bool,
-    /// Ready endpoints: pod address and target port.
+    /// Ready endpoints of all nodes, pod address and target port: those that this node prefers.
     pub endpoints: Vec<SocketAddr>,
+    /// Ready endpoints of this node.
+    pub local: Vec<SocketAddr>,
 }
 
 /// Transport of a Service port. SCTP is not carried.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::balance::Port;
+use crate::balance::{Door, Port, Way};
 use crate::dns::names::host_label;
 use crate::ingress::Matcher;
 use crate::routes::{BackendPort, HostPort, Protocol, Routes, ServiceRoute};
@@ -29,9 +29,13 @@ impl Service {
         self.ports.get(wanted)
     }
 
-    /// Addresses that are this Service's own.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.route.cluster_ips.iter().chain(&self.route.external_ips).copied()
+    /// Addresses that are this Service's own, and which door each is.
+    pub(crate) fn doors(&self) -> impl Iterator<Item = (IpAddr, Door)> + '_ {
+        let of = |addresses: &'_ [IpAddr], door| addresses.to_vec().into_iter().map(move |address| (address, door));
+        let route = &self.route;
+        of(&route.cluster_ips, Door::Internal)
+            .chain(of(&route.external_ips, Door::External))
+            .chain(of(&route.balancer_ips, Door::Balancer))
     }
 }
 
@@ -42,11 +46,11 @@ pub(crate) struct Table {
     services: HashMap<String, HashMap<String, Arc<Service>>>,
     namespaces: HashSet<String>,
     /// Service addresses of TCP ports.
-    vips: HashMap<SocketAddr, Arc<Port>>,
+    vips: HashMap<SocketAddr, Way>,
     /// The same of UDP ports.
-    datagrams: HashMap<SocketAddr, Arc<Port>>,
+    datagrams: HashMap<SocketAddr, Way>,
     /// Ports of the node that lead to Services.
-    node_ports: HashMap<(Protocol, u16), Arc<Port>>,
+    node_ports: HashMap<(Protocol, u16), Way>,
     /// All addresses of Services.
     addresses: HashSet<IpAddr>,
     /// Names of addresses: Services' and headless pods', without the cluster domain.
@@ -86,17 +90,20 @@ impl Table {
         let route = &service.route;
         for (port, made) in route.ports.iter().zip(&service.ports) {
             if let Some(node_port) = port.node_port {
-                self.node_ports.insert((port.protocol, node_port), made.clone());
+                let way = Way { port: made.clone(), door: Door::External };
+                self.node_ports.insert((port.protocol, node_port), way);
             }
-            for address in service.addresses() {
+            for (address, door) in service.doors() {
                 let vips = match port.protocol {
                     Protocol::Tcp => &mut self.vips,
                     Protocol::Udp => &mut self.datagrams,
                 };
-                vips.insert(SocketAddr::new(address, port.port), made.clone());
+                vips.insert(SocketAddr::new(address, port.port), Way { port: made.clone(), door });
             }
         }
-        self.addresses.extend(service.addresses());
+        // A balancer's address is the node's: there is more than the Service.
+        let own = service.doors().filter(|(_, door)| *door != Door::Balancer);
+        self.addresses.extend(own.map(|(address, _)| address));
         for address in &route.cluster_ips {
             self.reverse.insert(*address, format!("{}.{}.svc", route.name, route.namespace));
         }
@@ -120,22 +127,26 @@ impl Table {
         self.namespaces.contains(namespace) || self.services.contains_key(namespace)
     }
 
-    pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Arc<Port>> {
+    pub(crate) fn vip(&self, addr: SocketAddr) -> Option<&Way> {
         self.vips.get(&addr)
     }
 
-    /// The port of a Service, of that protocol.
-    pub(crate) fn at(&self, protocol: Protocol, addr: SocketAddr) -> Option<&Arc<Port>> {
-        match protocol {
-            Protocol::Tcp => self.vips.get(&addr),
-            Protocol::Udp => self.datagrams.get(&addr),
-        }
+    /// The way to a Service's port of that protocol.
+    pub(crate) fn at(&self, protocol: Protocol, addr: SocketAddr) -> Option<Way> {
+        let vips = match protocol {
+            Protocol::Tcp => &self.vips,
+            Protocol::Udp => &self.datagrams,
+        };
+        vips.get(&addr).cloned()
     }
 
-    /// The port that this port of the node leads to.
-    pub(crate) fn at_node(&self, protocol: Protocol, port: u16) -> Option<&Arc<Port>> {
-        let of_pod = || self.host_ports.iter().find(|(at, _)| (at.protocol, at.port) == (protocol, port));
-        self.node_ports.get(&(protocol, port)).or_else(|| of_pod().map(|(_, made)| made))
+    /// Where this port of the node leads to.
+    pub(crate) fn at_node(&self, protocol: Protocol, port: u16) -> Option<Way> {
+        let of_pod = || {
+            let (_, made) = self.host_ports.iter().find(|(at, _)| (at.protocol, at.port) == (protocol, port))?;
+            Some(Way { port: made.clone(), door: Door::External })
+        };
+        self.node_ports.get(&(protocol, port)).cloned().or_else(of_pod)
     }
 
     /// Whether `address` is a Service's, whatever the port.

@@ -18,6 +18,7 @@ mod mixed;
 mod policy;
 mod restart;
 mod streams;
+mod traffic;
 mod up;
 mod volumes;
 mod voyage;

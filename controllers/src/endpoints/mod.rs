@@ -1,15 +1,17 @@
 //! Where a Service's traffic can go: its pods' addresses, as EndpointSlices and as the older Endpoints object.
 //!
 //! A Service with a selector chooses pods; each with an address becomes an endpoint, ready or not, with the Service's ports
-//! resolved for that pod. Deliberately absent: Services without a selector (their endpoints are their owner's), and
-//! mirroring of Endpoints that people write.
+//! resolved for that pod (`slices`, and `legacy` for the older object), with hints where the Service prefers near ones (`hints`).
+//! The endpoints of a Service without a selector are their owner's; who writes them as Endpoints gets slices of them (`mirror`).
 
+mod hints;
 mod legacy;
+mod mirror;
 mod slices;
 #[cfg(test)]
 mod tests;
 
-use crate::{Controller, Cx, Outcome, pods};
+use crate::{Controller, Cx, Outcome, node, pods};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -40,10 +42,12 @@ impl Controller for EndpointsOfServices {
             services_of(event, world)
         } else if key.is::<Endpoints>() {
             vec![Key::of::<Service>(&key.namespace, &key.name)]
-        } else if key.is::<EndpointSlice>() && slices::is_ours(meta) {
+        } else if key.is::<EndpointSlice>() && (slices::is_ours(meta) || mirror::is_mirror(meta)) {
             meta.labels.get(SERVICE_NAME).map(|name| Key::of::<Service>(&key.namespace, name)).into_iter().collect()
-        } else if key.is::<Node>() && is_moved(event) {
-            services_on(&key.name, world)
+        } else if key.is::<Node>() {
+            let moved = if is_moved(event) { services_on(&key.name, world) } else { Vec::new() };
+            let shared = if changes_shares(event) { shared_out(world) } else { Vec::new() };
+            moved.into_iter().chain(shared).collect()
         } else {
             Vec::new()
         }
@@ -52,14 +56,20 @@ impl Controller for EndpointsOfServices {
     fn reconcile(&self, cx: &mut Cx<'_>, key: &Key) -> Outcome {
         let Some(object) = cx.world.get(key).filter(|object| !object.is_deleting()).cloned() else {
             // slices go with their owner; Endpoints have none
-            return Outcome { writes: legacy::forget(cx.world, key), again_at: None };
+            let mut writes = legacy::forget(cx.world, key);
+            writes.extend(mirror::reconcile(cx, key, false));
+            return Outcome { writes, again_at: None };
         };
         let Some(spec) = object.view::<Service>().and_then(|service| service.spec.as_ref()) else {
             return Outcome::default();
         };
-        let Some(selector) = selector(spec) else { return Outcome::default() };
+        let Some(selector) = selector(spec) else {
+            let is_external = spec.type_.as_deref() == Some("ExternalName");
+            return Outcome { writes: mirror::reconcile(cx, key, !is_external), again_at: None };
+        };
         let backends = backends(cx.world, &object, spec, selector);
         let mut writes: Vec<Write> = slices::reconcile(cx, &object, spec, &backends);
+        writes.extend(mirror::reconcile(cx, key, false));
         writes.extend(legacy::reconcile(cx, &object, spec, &backends));
         Outcome { writes, again_at: None }
     }
@@ -98,6 +108,26 @@ fn services_of(event: &Event, world: &World) -> Vec<Key> {
 fn is_moved(event: &Event) -> bool {
     let zone = |node: &Object| node.meta().labels.get(ZONE).cloned();
     event.previous.as_ref().is_some_and(|previous| zone(previous) != zone(&event.object))
+}
+
+/// Whether the zones' parts of the CPU may be others than before.
+fn changes_shares(event: &Event) -> bool {
+    let shown = |node: &Object| {
+        let status = node.view::<Node>().and_then(|node| node.status.as_ref());
+        let cpu = status.and_then(|status| status.allocatable.as_ref()?.get("cpu")).cloned();
+        (node.meta().labels.get(ZONE).cloned(), node::ready(node) == Some("True"), cpu)
+    };
+    let before = event.previous.as_deref().map(shown);
+    event.change == state::Change::Deleted || before.is_none_or(|before| before != shown(&event.object))
+}
+
+/// The Services whose endpoints are shared out among zones.
+fn shared_out(world: &World) -> Vec<Key> {
+    world
+        .all::<Service>(None)
+        .filter(|service| hints::are_shared_out(service))
+        .map(|service| service.key().clone())
+        .collect()
 }
 
 /// The Services that choose a pod of a node.

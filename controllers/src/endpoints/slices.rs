@@ -2,18 +2,18 @@
 //!
 //! An endpoint stays in the slice it is in, so that a change of one pod is a change of one slice.
 
-use super::{Backend, Port, SERVICE_NAME, labels};
+use super::{Backend, Port, SERVICE_NAME, hints, labels};
 use crate::{Cx, ownership};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
-use state::{Key, Meta, Object, Write};
+use state::{Key, Meta, Object, World, Write};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Label of a slice: who keeps it.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// And that is us.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Kubernetes' bound of one slice.
@@ -29,7 +29,7 @@ pub(super) fn is_ours(meta: &Meta) -> bool {
 
 /// Brings a Service's slices in line with its backends.
 pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, backends: &[Backend<'_>]) -> Vec<Write> {
-    let mut wanted = wanted(service, spec, backends);
+    let mut wanted = wanted(cx.world, service, spec, backends);
     let slices = ownership::children::<EndpointSlice>(cx.world, service);
     let mut kept: Vec<(Arc<Object>, Value)> = Vec::new();
     let mut surplus: Vec<Arc<Object>> = Vec::new();
@@ -75,13 +75,19 @@ pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, b
 }
 
 /// The endpoints there should be, by group and pod uid.
-fn wanted(service: &Object, spec: &ServiceSpec, backends: &[Backend<'_>]) -> BTreeMap<Group, BTreeMap<String, Value>> {
+fn wanted(
+    world: &World,
+    service: &Object,
+    spec: &ServiceSpec,
+    backends: &[Backend<'_>],
+) -> BTreeMap<Group, BTreeMap<String, Value>> {
     let mut groups: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
-    for backend in backends {
+    let hints = hints::of(world, service, spec, backends, |backend| is_ready(spec, backend));
+    for (backend, hints) in backends.iter().zip(hints) {
         let mut ports = backend.ports.clone();
         ports.sort();
         let endpoints = groups.entry((family(backend.address), ports)).or_default();
-        endpoints.insert(backend.pod.meta().uid.clone(), endpoint(service, spec, backend));
+        endpoints.insert(backend.pod.meta().uid.clone(), endpoint(service, spec, backend, hints));
     }
     if groups.is_empty() {
         let six =
@@ -95,12 +101,15 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "IPv6" } else { "IPv4" }
 }
 
-fn endpoint(service: &Object, spec: &ServiceSpec, backend: &Backend<'_>) -> Value {
-    let publish = spec.publish_not_ready_addresses == Some(true);
+fn is_ready(spec: &ServiceSpec, backend: &Backend<'_>) -> bool {
+    spec.publish_not_ready_addresses == Some(true) || (backend.serving && !backend.terminating)
+}
+
+fn endpoint(service: &Object, spec: &ServiceSpec, backend: &Backend<'_>, hints: Option<Value>) -> Value {
     let mut endpoint = json!({
         "addresses": [backend.address],
         "conditions": {
-            "ready": publish || (backend.serving && !backend.terminating),
+            "ready": is_ready(spec, backend),
             "serving": backend.serving,
             "terminating": backend.terminating,
         },
@@ -113,6 +122,9 @@ fn endpoint(service: &Object, spec: &ServiceSpec, backend: &Backend<'_>) -> Valu
         if let Some(text) = text {
             endpoint[field] = text.into();
         }
+    }
+    if let Some(hints) = hints {
+        endpoint["hints"] = hints;
     }
     endpoint
 }

@@ -147,3 +147,96 @@ fn an_endpoint_says_where_it_is_and_whether_it_is_published_early() {
     sandbox.settle();
     assert!(endpoint(&sandbox, "web").starts_with(r#""n1" "west""#));
 }
+
+/// The pods of the Service's slices with their hints.
+fn hints(sandbox: &Sandbox) -> Vec<String> {
+    let slices = sandbox.values::<EndpointSlice>().into_iter();
+    let ours = slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
+    let all = ours.flat_map(|slice| slice["endpoints"].as_array().unwrap().clone());
+    let mut all: Vec<String> =
+        all.map(|e| format!("{} {}", e["targetRef"]["name"].as_str().unwrap(), e["hints"])).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn hints_say_who_is_near() {
+    let mut sandbox = Sandbox::new(vec![Box::new(EndpointsOfServices)]);
+    let node = |name: &str, zone: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}},
+              status: {{allocatable: {{cpu: '4'}}, conditions: [{{type: Ready, status: 'True'}}]}}}}"
+        )
+    };
+    sandbox.apply(&node("n1", "east")).apply(&node("n2", "west")).apply(WORLD);
+    for (name, address, ready) in [("a", 1, true), ("b", 2, false), ("c", 3, true)] {
+        sandbox.apply(&pod(name, address, 8080, ready));
+    }
+    let service = Key::of::<Service>("default", "web");
+    for (distribution, expected) in [
+        ("PreferSameNode", r#"{"forNodes":[{"name":"n1"}],"forZones":[{"name":"east"}]}"#),
+        ("PreferClose", r#"{"forZones":[{"name":"east"}]}"#),
+        ("PreferSameZone", r#"{"forZones":[{"name":"east"}]}"#),
+    ] {
+        sandbox.edit(&service, |service| service["spec"]["trafficDistribution"] = distribution.into()).settle();
+        assert_eq!(hints(&sandbox), [format!("a {expected}"), "b null".into(), format!("c {expected}")]);
+    }
+    // shares by CPU, which follow the nodes
+    sandbox.edit(&service, |service| {
+        service["metadata"]["annotations"] = serde_json::json!({"service.kubernetes.io/topology-mode": "Auto"});
+    });
+    sandbox.settle();
+    let of = |zone: &str| format!(r#"{{"forZones":[{{"name":"{zone}"}}]}}"#);
+    let both = [format!("a {}", of("east")), "b null".into(), format!("c {}", of("west"))];
+    let mut found = hints(&sandbox);
+    if found[0].contains("west") {
+        // which of the two it is does not matter
+        found = vec![format!("a {}", of("east")), found[1].clone(), found[2].replace("east", "west")];
+    }
+    assert_eq!(found, both);
+    let other = Key::of::<k8s_openapi::api::core::v1::Node>("", "n2");
+    sandbox.edit(&other, |node| node["status"]["conditions"][0]["status"] = "Unknown".into()).settle();
+    assert_eq!(hints(&sandbox), ["a null", "b null", "c null"]);
+}
+
+#[test]
+fn endpoints_that_people_write_are_mirrored() {
+    let mut sandbox = Sandbox::new(vec![Box::new(EndpointsOfServices)]);
+    let written = |more: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Endpoints, metadata: {{name: bare, namespace: default, labels: {{own: label{more}}}}},
+              subsets: [{{addresses: [{{ip: 192.0.2.1, hostname: box}}, {{ip: '2001:db8::1'}}], notReadyAddresses: [{{ip: 192.0.2.2}}],
+              ports: [{{port: 5432, name: sql}}]}}]}}"
+        )
+    };
+    sandbox.apply(WORLD).apply(&written("")).settle();
+    let mirrors = |sandbox: &Sandbox| -> Vec<String> {
+        let slices = sandbox.values::<EndpointSlice>().into_iter();
+        let ours = slices.filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "bare");
+        let mut all: Vec<String> =
+            ours.map(|slice| format!("{} {} {}", slice["addressType"], slice["endpoints"], slice["ports"])).collect();
+        all.sort();
+        all
+    };
+    let ports = r#"[{"name":"sql","port":5432,"protocol":"TCP"}]"#;
+    assert_eq!(
+        mirrors(&sandbox),
+        [
+            format!(
+                r#""IPv4" [{{"addresses":["192.0.2.1"],"conditions":{{"ready":true}},"hostname":"box"}},{{"addresses":["192.0.2.2"],"conditions":{{"ready":false}}}}] {ports}"#
+            ),
+            format!(r#""IPv6" [{{"addresses":["2001:db8::1"],"conditions":{{"ready":true}}}}] {ports}"#),
+        ]
+    );
+    let before = sandbox.values::<EndpointSlice>().len();
+    sandbox.told();
+    let endpoints = Key::of::<Endpoints>("default", "bare");
+    sandbox.edit(&endpoints, |endpoints| endpoints["subsets"][0]["addresses"][0]["ip"] = "192.0.2.9".into()).settle();
+    assert!(mirrors(&sandbox)[0].contains("192.0.2.9") && sandbox.values::<EndpointSlice>().len() == before);
+    sandbox.apply(&written(", endpointslice.kubernetes.io/skip-mirror: 'true'")).settle();
+    assert!(mirrors(&sandbox).is_empty());
+    sandbox.apply(&written("")).settle();
+    assert_eq!(mirrors(&sandbox).len(), 2);
+    sandbox.delete(&Key::of::<Service>("default", "bare"), Deletion::default()).settle();
+    assert!(mirrors(&sandbox).is_empty());
+}

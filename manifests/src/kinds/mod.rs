@@ -19,7 +19,7 @@ mod pod;
 mod pod_disruption_budget;
 mod replicaset;
 mod runtime_class;
-mod service;
+pub(crate) mod service;
 mod service_account;
 mod storage_class;
 

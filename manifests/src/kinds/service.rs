@@ -91,7 +91,7 @@ fn default(value: &mut Value) {
         }
     }
     let service_type = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if matches!(&*service_type, "NodePort" | "LoadBalancer") {
+    if is_externally_accessible(&Value::Object(spec.clone())) {
         fill::missing(spec, "externalTrafficPolicy", "Cluster");
     }
     if service_type != "ExternalName" {
@@ -100,6 +100,20 @@ fn default(value: &mut Value) {
     if service_type == "LoadBalancer" {
         fill::missing(spec, "allocateLoadBalancerNodePorts", true);
     }
+}
+
+/// Whether a Service's spec lets clients outside the cluster in.
+pub fn is_externally_accessible(spec: &Value) -> bool {
+    match spec["type"].as_str() {
+        Some("NodePort" | "LoadBalancer") => true,
+        None | Some("ClusterIP") => !items(&spec["externalIPs"]).is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// Whether a load balancer outside must ask the nodes which of them have endpoints.
+pub fn needs_health_check(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
 }
 
 fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
@@ -131,13 +145,87 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.extend(ports(&spec.field("ports"), service_type.text()));
     errors.extend(affinity(&spec));
     errors.extend(meta::labels(&spec.field("selector")));
-    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-        if spec.field(field).is_set() {
-            errors.extend(spec.field(field).one_of(&["Cluster", "Local"]));
+    errors.extend(traffic(&spec));
+    errors.extend(balancer(&spec));
+    if let Some(old) = old {
+        let old = At::root(old).field("spec");
+        errors.extend(address_kept(&spec, &old));
+        errors.extend(balancer_kept(&spec, &old));
+    }
+    errors
+}
+
+/// Which endpoints are for whom.
+fn traffic(spec: &At<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (external, internal) = (spec.field("externalTrafficPolicy"), spec.field("internalTrafficPolicy"));
+    if internal.is_set() {
+        errors.extend(internal.one_of(&["Cluster", "Local"]));
+    }
+    if is_externally_accessible(spec.value) {
+        errors.extend(external.one_of(&["Cluster", "Local"]));
+    } else if !external.text().is_empty() {
+        errors.push(external.invalid("may only be set for externally-accessible services"));
+    }
+    let distribution = spec.field("trafficDistribution");
+    if distribution.is_set() {
+        errors.extend(distribution.one_of(&["PreferClose", "PreferSameNode", "PreferSameZone"]));
+    }
+    errors
+}
+
+/// What only load balancers have.
+fn balancer(spec: &At<'_>) -> Vec<FieldError> {
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let mut errors = Vec::new();
+    let is_balancer = spec.field("type").text() == "LoadBalancer";
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if spec.field(field).is_set() && !is_balancer {
+            errors.push(spec.field(field).forbidden(ONLY));
         }
     }
-    if let Some(old) = old {
-        errors.extend(address_kept(&spec, &At::root(old).field("spec")));
+    let ranges = spec.field("loadBalancerSourceRanges");
+    if !ranges.is_empty() && !is_balancer {
+        errors.push(ranges.forbidden(ONLY));
+    }
+    for range in ranges.items().filter(|range| !is_cidr(range.text().trim())) {
+        errors.push(range.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+    }
+    let check = spec.field("healthCheckNodePort");
+    let number = check.int().unwrap_or_default();
+    if needs_health_check(spec.value) {
+        errors.extend(invalid_by(&check, names::port_number(number)));
+    } else if number != 0 {
+        errors.push(
+            check.invalid("may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"),
+        );
+    }
+    errors
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else { return false };
+    let is_plain = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
+    let bits_max = match address.parse::<std::net::IpAddr>() {
+        Ok(address) if address.is_ipv4() => 32,
+        Ok(_) => 128,
+        Err(_) => return false,
+    };
+    is_plain && bits.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
+}
+
+/// What a load balancer outside relies on while the Service is one.
+fn balancer_kept(new: &At<'_>, old: &At<'_>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (class, old_class) = (new.field("loadBalancerClass"), old.field("loadBalancerClass"));
+    let are_balancers = [new, old].iter().all(|spec| spec.field("type").text() == "LoadBalancer");
+    if are_balancers && class.value != old_class.value {
+        errors.push(class.invalid("may not change once set"));
+    }
+    let (check, old_check) = (new.field("healthCheckNodePort"), old.field("healthCheckNodePort"));
+    if needs_health_check(new.value) && needs_health_check(old.value) && check.int() != old_check.int() {
+        let why = "cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update";
+        errors.push(check.invalid(why));
     }
     errors
 }
@@ -160,7 +248,8 @@ fn ports(ports: &At<'_>, service_type: &str) -> Vec<FieldError> {
             errors.extend(invalid_by(&name, faults));
         }
         errors.extend(invalid_by(&number, names::port_number(number.int().unwrap_or_default())));
-        errors.extend(protocol.one_of(&["SCTP", "TCP", "UDP"]));
+        // SCTP, which no node here would carry, is not among them.
+        errors.extend(protocol.one_of(&["TCP", "UDP"]));
         errors.extend(pods::probes::port(&port.field("targetPort")));
         if !seen_ports.insert((protocol.text(), number.int())) {
             let key = json!({"port": number.value, "protocol": protocol.value});

@@ -218,6 +218,7 @@ mod tests {
             node_port: None,
             h2c: false,
             endpoints,
+            local: Vec::new(),
         };
         let record = |ip: &str, hostname: Option<&str>| HeadlessRecord {
             address: ip.parse().unwrap(),
@@ -248,7 +249,7 @@ mod tests {
         ];
         let namespaces = vec!["shop".into(), "bare".into()];
         Table::build(Routes { services, namespaces, ..Routes::default() }, &Table::default(), |route, _| {
-            Port::new(route.name.clone(), Backends { endpoints: vec![], h2c: false, affinity: None }, 1)
+            Port::new(route.name.clone(), Backends::default(), 1)
         })
     }
 

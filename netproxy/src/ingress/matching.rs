@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn port(name: &str) -> Arc<Port> {
-        Port::new(name.to_owned(), Backends { endpoints: Vec::new(), h2c: false, affinity: None }, 1)
+        Port::new(name.to_owned(), Backends::default(), 1)
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::matching::Matcher;
 pub(crate) use self::tls::Certificates;
-use crate::balance::Among;
+use crate::balance::{Among, Door, Way};
 use crate::connections::{Connection, Connections};
 use crate::listener;
 use crate::problems::About;
@@ -131,18 +131,18 @@ async fn answer(shared: &Arc<Shared>, front: Front, request: Request<Incoming>) 
     let mut request = request.map(body);
     let authority = headers::authority(&request).map(str::to_owned);
     let host = authority.as_deref().map_or("", headers::host_of);
-    let port = {
+    let way = {
         let table = shared.table.load();
         match table.ingress.find(host, request.uri().path()) {
             None => return words(StatusCode::NOT_FOUND, "default backend - 404"),
             Some(None) => return Refusal::NoEndpoints(host.to_owned()).response(),
-            Some(Some(port)) => port.clone(),
+            Some(Some(port)) => Way { port: port.clone(), door: Door::Ingress },
         }
     };
     let upgrade = headers::wants_upgrade(&request);
     headers::strip_hop_by_hop(request.headers_mut(), upgrade);
     headers::add_forwarded(request.headers_mut(), front.peer, front.scheme, authority.as_deref(), front.port);
-    match forward::to_port(shared, &port, Among::All, Some(front.peer), None, request).await {
+    match forward::to_port(shared, &way, Among::All, Some(front.peer), None, request).await {
         Ok(response) => response,
         Err(refusal) => {
             tracing::debug!(error = &refusal as &dyn std::error::Error, "request refused");

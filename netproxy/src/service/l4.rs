@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::balance::{Among, Port};
+use crate::balance::{Among, Way};
 use crate::connections::Connection;
 use crate::listener::reset;
 use crate::pods::{Endpoint, Open};
@@ -17,14 +17,17 @@ use crate::web::serve::{self, Target};
 /// Serves an accepted connection to its end.
 pub(crate) async fn connection(
     shared: Arc<Shared>,
-    port: Arc<Port>,
+    way: Way,
     client: TcpStream,
     peer: SocketAddr,
     connection: Connection,
 ) {
-    match reach(&shared, &port, peer.ip(), asker(&client, peer)).await {
+    if !way.admits(peer.ip()) {
+        return reset(client);
+    }
+    match reach(&shared, &way, peer.ip(), asker(&client, peer)).await {
         Some(Reached::Local) => {
-            let target = Target::Port { port, client: peer.ip(), asker: asker(&client, peer) };
+            let target = Target::Port { way, client: peer.ip(), asker: asker(&client, peer) };
             serve::connection(&shared, target, client, &connection).await;
         }
         Some(Reached::Socket(upstream, _open)) => {
@@ -47,10 +50,10 @@ fn asker(stream: &TcpStream, peer: SocketAddr) -> Option<IpAddr> {
 }
 
 /// An endpoint that takes the connection; the next one if it does not. None at all if policies let the asker reach none.
-async fn reach(shared: &Shared, port: &Port, client: IpAddr, asker: Option<IpAddr>) -> Option<Reached> {
+async fn reach(shared: &Shared, way: &Way, client: IpAddr, asker: Option<IpAddr>) -> Option<Reached> {
     let (mut tried, mut attempts) = (Vec::new(), 0);
     while attempts < shared.limits.attempts_max {
-        let endpoint = port.choose(Among::All, &tried, Some(client))?;
+        let endpoint = way.choose(Among::All, &tried, Some(client))?;
         if !shared.permits(asker, endpoint.addr, Protocol::Tcp) {
             tried.push(endpoint.addr);
             continue;
@@ -61,7 +64,7 @@ async fn reach(shared: &Shared, port: &Port, client: IpAddr, asker: Option<IpAdd
         }
         match dial(shared, &endpoint).await {
             Ok((stream, open)) => return Some(Reached::Socket(stream, open)),
-            Err(error) => tracing::debug!(port = port.name, endpoint = %endpoint.addr, %error, "connect failed"),
+            Err(error) => tracing::debug!(port = way.port.name, endpoint = %endpoint.addr, %error, "connect failed"),
         }
         tried.push(endpoint.addr);
     }

@@ -1,6 +1,7 @@
-//! Listeners of Services and host ports: which addresses must be listened on, and the difference to what is. A port without ready
-//! endpoints has no listener, so that clients are refused at once, as by kube-proxy's REJECT.
+//! Listeners of Services and host ports: which addresses must be listened on, and the difference to what is. Where no endpoint would
+//! be found there is no listener, so that clients are refused at once, as by kube-proxy's REJECT.
 
+mod health;
 pub(crate) mod l4;
 pub(crate) mod udp;
 
@@ -10,10 +11,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::balance::Port;
-use crate::connections::Connections;
+use crate::balance::{Door, Way};
+use crate::connections::{Connection, Connections};
 use crate::listener;
 use crate::problems::About;
 use crate::routes::{HostPort, Protocol};
@@ -23,22 +26,41 @@ use crate::table::Table;
 /// What identifies a listener.
 type Place = (Protocol, SocketAddr);
 
-/// The running listeners.
+/// The running listeners, by their places.
 #[derive(Default)]
 pub(crate) struct Listeners {
     running: HashMap<Place, Running>,
 }
 
 struct Running {
-    port: Arc<Port>,
+    /// Whom it serves now; a place may pass from one Service to another without being closed.
+    serves: Arc<ArcSwap<Serves>>,
     stop: CancellationToken,
     /// The kernel refused for now; asked again with every change.
     again: bool,
 }
 
+/// What a listener is for.
+#[derive(Clone)]
+enum Serves {
+    /// A port of a Service or a pod.
+    Port(Way),
+    /// Telling whether this node has endpoints of a Service (namespace, name).
+    Health(Arc<(String, String)>),
+}
+
+impl Serves {
+    fn way(&self) -> Option<Way> {
+        match self {
+            Self::Port(way) => Some(way.clone()),
+            Self::Health(_) => None,
+        }
+    }
+}
+
 /// A listener that should be.
 struct Wanted {
-    port: Arc<Port>,
+    serves: Serves,
     about: About,
     what: &'static str,
 }
@@ -48,11 +70,11 @@ impl Listeners {
     pub(crate) fn apply(&mut self, shared: &Arc<Shared>, table: &Table, node_addresses: &[IpAddr]) {
         let Plan { wanted, conflicts } = plan(table, node_addresses);
         self.running.retain(|place, running| {
-            let keep = wanted.get(place).is_some_and(|wanted| Arc::ptr_eq(&wanted.port, &running.port));
-            if !keep {
-                running.stop.cancel();
+            match wanted.get(place) {
+                Some(wanted) => running.serves.store(Arc::new(wanted.serves.clone())),
+                None => running.stop.cancel(),
             }
-            keep && !running.again
+            wanted.contains_key(place) && !running.again
         });
         let lasting: HashSet<&About> =
             wanted.values().map(|wanted| &wanted.about).chain(conflicts.iter().map(|(about, _)| about)).collect();
@@ -64,7 +86,8 @@ impl Listeners {
                 continue;
             }
             let stop = shared.stop.child_token();
-            let started = start(shared, place, wanted.port.clone(), stop.clone());
+            let serves = Arc::new(ArcSwap::from_pointee(wanted.serves));
+            let started = start(shared, place, serves.clone(), stop.clone());
             match &started {
                 Ok(()) => shared.problems.clear(&wanted.about),
                 Err(error) => {
@@ -73,7 +96,7 @@ impl Listeners {
             }
             // A missing privilege will go on missing.
             let again = started.is_err_and(|error| error.kind() != ErrorKind::PermissionDenied);
-            self.running.insert(place, Running { port: wanted.port, stop, again });
+            self.running.insert(place, Running { serves, stop, again });
         }
         for (about, message) in conflicts {
             shared.problems.add(about, message);
@@ -90,18 +113,31 @@ struct Plan {
 fn plan(table: &Table, node_addresses: &[IpAddr]) -> Plan {
     let mut wanted = HashMap::new();
     for service in table.services() {
-        for (route, port) in service.route.ports.iter().zip(&service.ports).filter(|(_, port)| !port.is_empty()) {
-            let mut add = |what, at| {
-                let about =
-                    About::Service { namespace: service.route.namespace.clone(), name: service.route.name.clone(), at };
-                // Two Services may claim one external address; the first keeps it.
-                wanted.entry((route.protocol, at)).or_insert(Wanted { port: port.clone(), about, what });
+        let (namespace, name) = (&service.route.namespace, &service.route.name);
+        let mut add = |protocol, at, serves, what| {
+            let about = About::Service { namespace: namespace.clone(), name: name.clone(), at };
+            // Two Services may claim one external address; the first keeps it.
+            wanted.entry((protocol, at)).or_insert(Wanted { serves, about, what });
+        };
+        for (route, port) in service.route.ports.iter().zip(&service.ports) {
+            let mut add_way = |door, at, what| {
+                let way = Way { port: port.clone(), door };
+                if !way.is_empty() {
+                    add(route.protocol, at, Serves::Port(way), what);
+                }
             };
-            for address in service.addresses() {
-                add("service address", SocketAddr::new(address, route.port));
+            for (address, door) in service.doors() {
+                add_way(door, SocketAddr::new(address, route.port), "service address");
             }
             for address in node_addresses.iter().filter(|_| route.node_port.is_some()) {
-                add("node port", SocketAddr::new(*address, route.node_port.unwrap_or_default()));
+                let at = SocketAddr::new(*address, route.node_port.unwrap_or_default());
+                add_way(Door::External, at, "node port");
+            }
+        }
+        if let Some(check) = &service.route.health_check {
+            for address in node_addresses {
+                let of = Arc::new((namespace.clone(), name.clone()));
+                add(Protocol::Tcp, SocketAddr::new(*address, check.port), Serves::Health(of), "health check port");
             }
         }
     }
@@ -112,7 +148,8 @@ fn plan(table: &Table, node_addresses: &[IpAddr]) -> Plan {
             let about = About::HostPort { namespace: route.namespace.clone(), pod: route.pod.clone(), at };
             match wanted.entry((route.protocol, at)) {
                 Entry::Vacant(place) => {
-                    place.insert(Wanted { port: port.clone(), about, what: "host port" });
+                    let way = Way { port: port.clone(), door: Door::External };
+                    place.insert(Wanted { serves: Serves::Port(way), about, what: "host port" });
                 }
                 Entry::Occupied(taken) => {
                     conflicts.push((about, format!("cannot listen on host port {at}: {}", holder(&taken.get().about))));
@@ -143,7 +180,12 @@ fn holder(about: &About) -> String {
     }
 }
 
-fn start(shared: &Arc<Shared>, place: Place, port: Arc<Port>, stop: CancellationToken) -> std::io::Result<()> {
+fn start(
+    shared: &Arc<Shared>,
+    place: Place,
+    serves: Arc<ArcSwap<Serves>>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let (protocol, addr) = place;
     match protocol {
         Protocol::Tcp => {
@@ -156,13 +198,20 @@ fn start(shared: &Arc<Shared>, place: Place, port: Arc<Port>, stop: Cancellation
                 listener,
                 connections,
                 stop,
-                move |stream, peer, connection| l4::connection(shared.clone(), port.clone(), stream, peer, connection),
+                move |stream, peer, connection| serve(shared.clone(), serves.load_full(), stream, peer, connection),
             ));
         }
         Protocol::Udp => {
             let socket = udp::bind(addr)?;
-            shared.data.spawn(udp::serve(shared.clone(), socket, port, stop));
+            shared.data.spawn(udp::serve(shared.clone(), socket, move || serves.load().way(), stop));
         }
     }
     Ok(())
+}
+
+async fn serve(shared: Arc<Shared>, serves: Arc<Serves>, stream: TcpStream, peer: SocketAddr, connection: Connection) {
+    match &*serves {
+        Serves::Port(way) => l4::connection(shared, way.clone(), stream, peer, connection).await,
+        Serves::Health(of) => health::connection(shared, of.clone(), stream, connection).await,
+    }
 }

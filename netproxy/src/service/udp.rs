@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-use crate::balance::{Among, Port};
+use crate::balance::{Among, Way};
 use crate::pods::Endpoint;
 use crate::routes::Protocol;
 use crate::shared::Shared;
@@ -38,15 +38,21 @@ pub(crate) fn bind(addr: SocketAddr) -> std::io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
-/// Carries datagrams until `stop`.
-pub(crate) async fn serve(shared: Arc<Shared>, socket: UdpSocket, port: Arc<Port>, stop: CancellationToken) {
+/// Carries datagrams until `stop`, each the way that there is then.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    socket: UdpSocket,
+    way: impl Fn() -> Option<Way>,
+    stop: CancellationToken,
+) {
     let socket = Arc::new(socket);
     let sessions = Arc::new(Sessions { open: Mutex::default(), start: Instant::now() });
     let work = async {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-            if let Some(upstream) = session(&shared, &socket, &port, &sessions, client, &stop).await {
+            let Some(way) = way() else { continue };
+            if let Some(upstream) = session(&shared, &socket, &way, &sessions, client, &stop).await {
                 // A datagram may be lost; an error here is the endpoint's port unreachable.
                 let _ = upstream.send(&buffer[..length]).await;
             }
@@ -62,15 +68,18 @@ pub(crate) async fn serve(shared: Arc<Shared>, socket: UdpSocket, port: Arc<Port
 async fn session(
     shared: &Arc<Shared>,
     socket: &Arc<UdpSocket>,
-    port: &Arc<Port>,
+    way: &Way,
     sessions: &Arc<Sessions>,
     client: SocketAddr,
     stop: &CancellationToken,
 ) -> Option<Arc<UdpSocket>> {
-    if let Some(upstream) = sessions.existing(client, port) {
+    if let Some(upstream) = sessions.existing(client, way) {
         return Some(upstream);
     }
-    let endpoint = choose(shared, socket, port, client)?;
+    if !way.admits(client.ip()) {
+        return None;
+    }
+    let endpoint = choose(shared, socket, way, client)?;
     let any: SocketAddr = if endpoint.addr.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let upstream = UdpSocket::bind(any).await.ok()?;
     upstream.connect(endpoint.addr).await.ok()?;
@@ -103,12 +112,12 @@ async fn session(
 
 /// An endpoint that policies let the client reach. A client that has the Service's own address is a socket of this node that named none:
 /// whose it is cannot be told here, and was judged before if it is a pod's.
-fn choose(shared: &Shared, socket: &UdpSocket, port: &Port, client: SocketAddr) -> Option<Arc<Endpoint>> {
+fn choose(shared: &Shared, socket: &UdpSocket, way: &Way, client: SocketAddr) -> Option<Arc<Endpoint>> {
     let is_self = socket.local_addr().is_ok_and(|local| local.ip() == client.ip());
     let asker = (!is_self).then_some(client.ip());
     let mut refused = Vec::new();
     loop {
-        let endpoint = port.choose(Among::All, &refused, Some(client.ip()))?;
+        let endpoint = way.choose(Among::All, &refused, Some(client.ip()))?;
         if shared.permits(asker, endpoint.addr, Protocol::Udp) {
             return Some(endpoint);
         }
@@ -159,10 +168,10 @@ impl Back {
 }
 
 impl Sessions {
-    fn existing(&self, client: SocketAddr, port: &Port) -> Option<Arc<UdpSocket>> {
+    fn existing(&self, client: SocketAddr, way: &Way) -> Option<Arc<UdpSocket>> {
         let mut open = self.lock();
         let session = open.get(&client)?;
-        if !port.has(session.endpoint) {
+        if !way.has(session.endpoint) || !way.admits(client.ip()) {
             session.stop.cancel();
             open.remove(&client);
             return None;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
 
-use crate::balance::{Among, Port};
+use crate::balance::{Among, Port, Way};
 use crate::handler::{Body, HandlerError};
 use crate::pods::{Endpoint, InFlight};
 use crate::routes::Protocol;
@@ -27,11 +27,11 @@ enum Attempt {
     Failed(Refusal),
 }
 
-/// Sends `request` to an endpoint of `port`; those of `among` come first, the others only when there is none. `client` is whom
-/// affinity knows, `asker` whom policies judge (`None` is this node).
+/// Sends `request` to an endpoint that is found by `way`; those of `among` come first, the others only when there is none. `client` is
+/// whom affinity knows, `asker` whom policies judge (`None` is this node).
 pub(crate) async fn to_port(
     shared: &Arc<Shared>,
-    port: &Port,
+    way: &Way,
     among: Among,
     client: Option<IpAddr>,
     asker: Option<IpAddr>,
@@ -40,9 +40,9 @@ pub(crate) async fn to_port(
     let (mut tried, mut attempts) = (Vec::new(), 0);
     let mut last = None;
     while attempts < shared.limits.attempts_max {
-        let chosen = port.choose(among, &tried, client).or_else(|| match among {
+        let chosen = way.choose(among, &tried, client).or_else(|| match among {
             Among::All => None,
-            Among::Local => port.choose(Among::All, &tried, client),
+            Among::Local => way.choose(Among::All, &tried, client),
         });
         let Some(endpoint) = chosen else { break };
         if !shared.permits(asker, endpoint.addr, Protocol::Tcp) {
@@ -51,7 +51,7 @@ pub(crate) async fn to_port(
             continue;
         }
         attempts += 1;
-        match attempt(shared, port, &endpoint, request).await {
+        match attempt(shared, &way.port, &endpoint, request).await {
             Attempt::Answered(response) => return Ok(response),
             Attempt::Failed(refusal) => return Err(refusal),
             Attempt::Back(back, refusal) => {
@@ -61,7 +61,7 @@ pub(crate) async fn to_port(
             }
         }
     }
-    Err(last.unwrap_or_else(|| Refusal::NoEndpoints(port.name.clone())))
+    Err(last.unwrap_or_else(|| Refusal::NoEndpoints(way.port.name.clone())))
 }
 
 async fn attempt(shared: &Arc<Shared>, port: &Port, endpoint: &Arc<Endpoint>, request: Request<Body>) -> Attempt {

@@ -16,7 +16,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use crate::balance::{Among, Port};
+use crate::balance::{Among, Way};
 use crate::config::Limits;
 use crate::connections::{Connection, Graceful};
 use crate::handler::{Body, BoxError, empty};
@@ -29,7 +29,7 @@ use crate::web::reply::{Refusal, Reply};
 #[derive(Clone)]
 pub(crate) enum Target {
     /// A Service's port: each request to a pod of its own choice, among those that policies let the asker reach.
-    Port { port: Arc<Port>, client: IpAddr, asker: Option<IpAddr> },
+    Port { way: Way, client: IpAddr, asker: Option<IpAddr> },
     /// One pod, for connections to its own address.
     Pod { addr: SocketAddr, pod: Arc<Pod> },
 }
@@ -49,8 +49,8 @@ pub(crate) async fn connection(shared: &Arc<Shared>, target: Target, stream: Tcp
 async fn answer(shared: &Arc<Shared>, target: &Target, request: Request<Incoming>) -> Response<Reply> {
     let request = request.map(body);
     let answer = match target {
-        Target::Port { port, client, asker } => {
-            forward::to_port(shared, port, Among::Local, Some(*client), *asker, request).await
+        Target::Port { way, client, asker } => {
+            forward::to_port(shared, way, Among::Local, Some(*client), *asker, request).await
         }
         Target::Pod { addr, pod } => to_pod(*addr, pod, request).await,
     };

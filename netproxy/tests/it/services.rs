@@ -10,12 +10,12 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use netproxy::{About, Body, HandlerError, Protocol, full};
+use netproxy::{About, Body, HandlerError, HealthCheck, Protocol, Proxy, ServiceRoute, full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Notify;
 
-use crate::support::{Pod, at, client, counting, echo, get, named, proxy, routes, service, tcp, text};
+use crate::support::{Pod, address, at, client, config, counting, echo, get, named, proxy, routes, service, tcp, text};
 
 #[tokio::test]
 async fn requests_of_one_connection_are_balanced_over_pods() {
@@ -328,4 +328,38 @@ async fn node_ports_listen_on_the_nodes_addresses() {
     assert_eq!(get(&client(), &format!("http://{node}:30080/")).await.1, "pod");
     proxy.shutdown().await;
     assert!(TcpStream::connect((node, 30080)).await.is_err());
+}
+
+#[tokio::test]
+async fn an_address_passes_from_one_service_to_another_at_once() {
+    let proxy = proxy();
+    let (one, other) = (proxy.serve_pod(at(0), named("one")), proxy.serve_pod(at(0), named("other")));
+    let vip = at(8000);
+    for turn in 0..4 {
+        let (name, pod) = if turn % 2 == 0 { ("one", &one) } else { ("other", &other) };
+        proxy.set_routes(routes(vec![tcp(name, vip, &[pod.addr()])]));
+        // A connection of its own: one that is open stays with whom it reached.
+        let answer = get(&client(), &format!("http://{vip}/")).await;
+        assert_eq!(answer.1, name);
+        assert!(proxy.problems().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_node_says_whether_it_has_endpoints() {
+    let mut config = config();
+    let node = address();
+    config.node_addresses = vec![node];
+    let proxy = Proxy::new(config);
+    let port = 30081;
+    for (count, status) in [(2, StatusCode::OK), (0, StatusCode::SERVICE_UNAVAILABLE)] {
+        let health_check = Some(HealthCheck { port, local_endpoints: count });
+        proxy.set_routes(routes(vec![ServiceRoute { health_check, ..tcp("web", at(80), &[]) }]));
+        let answer = get(&client(), &format!("http://{node}:{port}/healthz")).await;
+        let text = format!(
+            "{{\n\t\"service\": {{\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"web\"\n\t}},\n\t\
+             \"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": true\n}}"
+        );
+        assert_eq!(answer, (status, text));
+    }
 }

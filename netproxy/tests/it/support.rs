@@ -90,6 +90,7 @@ pub fn service(name: &str, protocol: Protocol, vip: SocketAddr, endpoints: &[Soc
             node_port: None,
             h2c: false,
             endpoints: endpoints.to_vec(),
+            local: Vec::new(),
         }],
         ..ServiceRoute::default()
     }
