@@ -32,6 +32,9 @@ const BURST_MAX: usize = 64;
 /// Bytes that are sent together.
 const BURST_BYTES: usize = 256 << 10;
 
+/// A buffer that has grown beyond this is given back when it is empty, bytes: a node's slice comes once.
+const KEPT_BYTES_MAX: usize = 16 << 10;
+
 /// Who is at the other end.
 pub(super) struct Who {
     pub(super) node: String,
@@ -260,6 +263,9 @@ async fn write(
             return StreamError::Broken(error);
         }
         out.clear();
+        if out.capacity() > KEPT_BYTES_MAX {
+            out = BytesMut::new();
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Frames that are kept.
 const FRAMES_MAX: usize = 1024;
-/// Bytes of frames that are kept.
+/// Bytes that are kept: of frames, and of the objects in them, which may be far more.
 const FRAMES_BYTES_MAX: usize = 16 << 20;
 /// Forms of one event that are kept: nodes see different parts of some objects.
 const FORMS_MAX: usize = 4;
@@ -60,15 +60,16 @@ impl Frames {
     }
 
     fn keep(&mut self, name: Name, object: Arc<Object>, frame: Bytes) {
-        if frame.len() > FRAMES_BYTES_MAX / 4 || self.find(&name, &object).is_some() {
+        let bytes = frame.len() + object.json().len();
+        if bytes > FRAMES_BYTES_MAX / 4 || self.find(&name, &object).is_some() {
             return;
         }
         let forms = self.known.entry(name.clone()).or_default();
         if forms.len() >= FORMS_MAX {
             return;
         }
-        self.bytes += frame.len();
-        self.order.push_back((name, frame.len()));
+        self.bytes += bytes;
+        self.order.push_back((name, bytes));
         forms.push((object, frame));
         while self.order.len() > FRAMES_MAX || self.bytes > FRAMES_BYTES_MAX {
             let Some((oldest, bytes)) = self.order.pop_front() else { break };
@@ -113,7 +114,7 @@ mod tests {
         }
         let frames = cache.lock();
         assert_eq!((frames.order.len(), frames.known.len()), (FRAMES_MAX, FRAMES_MAX));
-        let kept: usize = frames.known.values().flatten().map(|(_, frame)| frame.len()).sum();
+        let kept: usize = frames.known.values().flatten().map(|(object, frame)| object.json().len() + frame.len()).sum();
         assert_eq!(kept, frames.bytes);
     }
 }
