@@ -7,6 +7,7 @@ use crate::calls::Samples;
 use crate::config::AgentConfig;
 use crate::container::guest::Guest;
 use crate::container::sandbox::Sandbox;
+use crate::duties;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
 use crate::machine::Machine;
@@ -21,13 +22,13 @@ use runtime::Wasm;
 use runtime::docker::Docker;
 use runtime::images::Images;
 use runtime::logs::LogFile;
-use state::{Key, World};
+use state::{Event, Key, World, Write};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use sync::{ClusterFacts, Uplink};
-use tokio::sync::{Notify, watch};
+use sync::{ClusterFacts, Rejected, Uplink};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// What all rooms share.
 pub struct Body {
@@ -53,6 +54,8 @@ pub struct Body {
     pub proxy: Proxy,
     /// The way to the master.
     pub uplink: Uplink,
+    /// To the inbox, about what only this node knows.
+    pub notes: mpsc::Sender<duties::Note>,
     /// Tells people.
     pub recorder: Recorder,
     /// The container engine beside ours; `None` where this node may not use one.
@@ -61,6 +64,8 @@ pub struct Body {
     pub images: Images,
     /// Pod addresses.
     pub pools: Shared<Pools>,
+    /// Addresses of this node's pods, and whether they are ready now.
+    pub ready: Shared<HashMap<IpAddr, bool>>,
     /// What runs now, for calls.
     pub guests: Shared<HashMap<GuestKey, LiveGuest>>,
     /// The latest log of every container, for readers and followers.
@@ -147,6 +152,20 @@ impl Body {
     /// The name of this node's object.
     pub fn node_key(&self) -> Key {
         Key::of::<Node>("", &self.config.node_name)
+    }
+
+    /// Writes where the objects are known: what only this node knows is changed here, all else by the master.
+    ///
+    /// # Errors
+    /// As [`Uplink::write`].
+    pub async fn write(&self, writes: Vec<Write>) -> Result<Vec<Event>, Rejected> {
+        let world = self.world();
+        if !writes.iter().all(|write| duties::is_about_local(write, &world)) {
+            return self.uplink.write(writes).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.notes.send(duties::Note::Write(writes, reply)).await.map_err(|_| Rejected::Disconnected)?;
+        answer.await.map_err(|_| Rejected::Disconnected)?
     }
 
     /// What the downward API says beside the pod.

@@ -3,7 +3,10 @@
 //! A burst of changes is folded as one, and everybody is told the outcome, never the steps. Deliberately absent: what a pod
 //! does with its mail.
 
+mod duties;
+
 use crate::body::{Body, Session};
+use crate::duties::Note;
 use crate::pod::{Mail, Past, Worker};
 use crate::policy;
 use crate::replica::{Folded, Replica};
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use sync::Down;
 use sync::slice::references;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +44,17 @@ pub struct Inbox {
     in_docker: HashSet<String>,
     /// Released volumes of this node.
     reclaim: Reclaim,
+    /// What the node does by itself.
+    duties: duties::Desk,
     shutdown: CancellationToken,
+}
+
+/// Something to do beside the news.
+pub enum Turn {
+    /// The worker of this pod is done.
+    Done(String),
+    /// A duty of the node's own is due.
+    Duty(Option<Note>),
 }
 
 struct Desk {
@@ -59,6 +72,7 @@ impl Inbox {
         untold: HashMap<String, PodStatus>,
         node_changed: Arc<Notify>,
         in_docker: HashSet<String>,
+        notes: mpsc::Receiver<Note>,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -74,6 +88,7 @@ impl Inbox {
             is_filled: false,
             in_docker,
             reclaim: Reclaim::default(),
+            duties: duties::Desk::new(notes),
             shutdown,
         }
     }
@@ -95,7 +110,27 @@ impl Inbox {
         if folded.facts {
             self.learn();
         }
+        if folded.session {
+            self.greet_duties();
+        }
         self.show(folded);
+        self.look();
+    }
+
+    /// Waits for the next thing to do beside the news: a worker is done, or one of the node's own duties is due. Cancel-safe.
+    pub async fn turn(&mut self) -> Turn {
+        tokio::select! {
+            uid = next_done(&mut self.workers) => Turn::Done(uid),
+            note = self.duties.wait() => Turn::Duty(note),
+        }
+    }
+
+    /// Does it.
+    pub fn take_turn(&mut self, turn: Turn) {
+        match turn {
+            Turn::Done(uid) => self.reap(&uid),
+            Turn::Duty(note) => self.work(note),
+        }
     }
 
     fn show(&mut self, folded: Folded) {
@@ -148,10 +183,9 @@ impl Inbox {
         }
     }
 
-    /// Forgets workers that are done. Waits for ever when there is none.
-    pub async fn reap(&mut self) {
-        let Some(joined) = self.workers.join_next().await else { return std::future::pending().await };
-        let Ok(uid) = joined else { return };
+    /// Forgets a worker that is done.
+    fn reap(&mut self, uid: &str) {
+        let uid = uid.to_owned();
         if let Some(desk) = self.desks.remove(&uid) {
             for key in desk.sources {
                 if let Some(readers) = self.readers.get_mut(&key) {
@@ -290,6 +324,17 @@ impl Inbox {
             let logs = body.config.data_dir.join("logs/pods");
             volumes::remove_strangers(&logs, |name| name.rsplit_once('_').is_some_and(|(_, uid)| is_known(uid)));
         });
+    }
+}
+
+/// The next worker that is done; for ever where there is none.
+async fn next_done(workers: &mut JoinSet<String>) -> String {
+    loop {
+        match workers.join_next().await {
+            Some(Ok(uid)) => return uid,
+            Some(Err(_)) => {}
+            None => return std::future::pending().await,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod calls;
 mod config;
 mod container;
 mod docker;
+mod duties;
 mod events;
 mod fields;
 mod identity;
@@ -24,6 +25,7 @@ mod node;
 mod pod;
 mod policy;
 mod probes;
+mod readiness;
 pub mod replica;
 mod routes;
 #[cfg(test)]
@@ -123,13 +125,14 @@ async fn sail(
     network::claim(&networks).await.context("claim the cluster's networks (needs CAP_NET_ADMIN)")?;
     let (recorder, scribe) = Recorder::new(config.node_name.clone());
     tasks.spawn(scribe.run(uplink.clone(), sessions.subscribe(), shutdown.clone()));
-    let body = Arc::new(assemble(config, Shore { place, machine, uplink, keeper, sessions, recorder })?);
+    let (notes, duties) = mpsc::channel(duties::NOTES_MAX);
+    let body = Arc::new(assemble(config, Shore { place, machine, uplink, keeper, sessions, notes, recorder })?);
     let in_docker = staff(&body, calls, &mut tasks, &shutdown).await;
     let pod_network = mesh::start(&body, bulk);
     let node_changed = Arc::new(Notify::new());
     tasks.spawn(node::keep(body.clone(), node_changed.clone(), shutdown.clone()));
     let untold = saved.map(|saved| saved.untold(&replica, &body.keeper)).unwrap_or_default();
-    let mut inbox = Inbox::new(body.clone(), replica, untold, node_changed, in_docker, shutdown.clone());
+    let mut inbox = Inbox::new(body.clone(), replica, untold, node_changed, in_docker, duties, shutdown.clone());
     inbox.begin();
     follow(&mut inbox, news, &shutdown).await;
     if machine::is_stopping().await {
@@ -195,7 +198,7 @@ async fn follow(inbox: &mut Inbox, mut news: mpsc::Receiver<Down>, shutdown: &Ca
                     tracing::warn!("the link to the master has ended; the node goes on with what it knows");
                 }
             }
-            () = inbox.reap() => {}
+            turn = inbox.turn() => inbox.take_turn(turn),
             () = tokio::time::sleep(QUIET), if inbox.is_settling() => inbox.settle(),
         }
     }
@@ -218,6 +221,7 @@ struct Shore {
     uplink: Uplink,
     keeper: Keeper,
     sessions: watch::Sender<Session>,
+    notes: mpsc::Sender<duties::Note>,
     recorder: Recorder,
 }
 
@@ -231,7 +235,7 @@ fn open_images(config: &AgentConfig, uplink: &Uplink) -> anyhow::Result<images::
 
 /// Makes the parts that all rooms share.
 fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
-    let Shore { place: Place { cluster, pod_cidr }, machine, uplink, keeper, sessions, recorder } = shore;
+    let Shore { place: Place { cluster, pod_cidr }, machine, uplink, keeper, sessions, notes, recorder } = shore;
     let mut engine = runtime::WasmConfig::new(config.data_dir.join("wasm"), config.commands.clone());
     engine.instances_max = config.wasm.instances_max;
     engine.instance_memory_bytes_max = config.wasm.instance_memory_bytes_max;
@@ -253,10 +257,12 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
         wasm,
         proxy: netproxy::Proxy::new(proxy),
         uplink,
+        notes,
         recorder,
         docker: docker::open(&config, cluster.loopback, pod_cidr),
         images,
         pools: Shared::new(Pools::new(pod_cidr)),
+        ready: Shared::new(HashMap::new()),
         guests: Shared::new(HashMap::new()),
         logs: Shared::new(HashMap::new()),
         samples: calls::Samples::default(),

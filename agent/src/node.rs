@@ -83,6 +83,7 @@ pub fn desired(
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
     if let Some(annotations) = annotations.as_object_mut() {
         annotations.insert(DOCKER_ANNOTATION.into(), about_docker.into());
+        annotations.insert(state::cron::RUNS.into(), "true".into());
         let storage = crate::volumes::storage_dir(&config.data_dir).display().to_string();
         annotations.insert(state::storage::STORAGE_PATH.into(), storage.into());
         if let Some(endpoints) = report.endpoints {

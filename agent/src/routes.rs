@@ -7,6 +7,7 @@
 mod services;
 
 use crate::body::Body;
+use crate::readiness;
 use k8s_openapi::api::core::v1::{Container, ContainerPort, Namespace, Node, Pod, PodSpec, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
@@ -64,7 +65,7 @@ pub async fn keep(body: Arc<Body>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = body.routes_stale.notified() => {}
         }
-        let world = body.world();
+        let world = readiness::corrected(&body.world(), &body.ready.lock());
         let zone = world.get(&body.node_key()).and_then(|node| node.meta().labels.get(ZONE)).map(String::as_str);
         let here = Here { node: &body.config.node_name, address: body.config.node_ip, zone };
         let (routes, routed) = build(&world, **body.api.load(), &here);

@@ -2,17 +2,23 @@
 //! `tolerationSeconds` are over.
 //!
 //! A pod's time begins when the taint and the pod have met, but not before this master started: while it was away nobody
-//! could tell it that the node is back.
+//! could tell it that the node is back. Of a node that is only silent, some pods stay and some are written off instead of
+//! deleted ([`crate::disconnect`]): those count again when the node is back and they are well.
 
-use crate::{Controller, Cx, Outcome, pods};
+use crate::disconnect::{self, Keep, Policy};
+use crate::{Controller, Cx, Outcome, node, pods};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use state::record::{self, Note};
-use state::{Change, Deletion, Event, Key, Object, World, Write};
+use state::{Change, Deletion, Event, Expect, Key, Object, World, Write};
 use std::sync::Arc;
 
 /// Name as the source of events.
 const NAME: &str = "taint-eviction-controller";
+/// Taint of a node that says nothing.
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// A pod that was written off has this long to be well again when its node is back; then it counts as it is.
+const RECONNECT_SECONDS: i64 = 60;
 
 /// The controller.
 pub struct Eviction {
@@ -31,30 +37,44 @@ impl Controller for Eviction {
             return Vec::new();
         }
         if event.key().is::<Node>() {
-            let before = previous.map(|previous| driving(previous)).unwrap_or_default();
-            return if driving(object) == before { Vec::new() } else { vec![event.key().clone()] };
+            let concern = |node: &Object| (driving(node), node::ready(node) == Some("True"));
+            let before = previous.map(|previous| concern(previous));
+            return if before == Some(concern(object)) { Vec::new() } else { vec![event.key().clone()] };
         }
         // a pod that comes to a node with such taints, or whose tolerations changed there
         let Some(node) = pod_node(object).filter(|_| !object.is_deleting()) else { return Vec::new() };
         let key = Key::of::<Node>("", node);
+        if disconnect::is_written_off(object) && pods::is_ready(object) {
+            return vec![key];
+        }
         let tainted = world.get(&key).is_some_and(|node| !driving(node).is_empty());
         let news = tainted && previous.is_none_or(|previous| state::spec_differs(&previous.value(), &object.value()));
         if news { vec![key] } else { Vec::new() }
     }
 
     fn reconcile(&self, cx: &mut Cx<'_>, key: &Key) -> Outcome {
-        let taints = cx.world.get(key).map(|node| driving(node)).unwrap_or_default();
-        if taints.is_empty() {
-            return Outcome::default();
-        }
+        let Some(node) = cx.world.get(key).cloned() else { return Outcome::default() };
+        let taints = driving(&node);
         let mut pods: Vec<Arc<Object>> =
             cx.world.pods_on(&key.name).filter(|pod| pods::is_active(pod)).cloned().collect();
         pods.sort_by(|a, b| a.key().cmp(b.key()));
         let mut outcome = Outcome::default();
+        if node::ready(&node) == Some("True") {
+            take_back(cx, &node, &pods, &mut outcome);
+        }
+        if taints.is_empty() {
+            return outcome;
+        }
+        let is_silent = taints.iter().any(|taint| taint.key == UNREACHABLE);
         for pod in pods {
-            match leaves_at(&pod, &taints, self.started_at, cx.now) {
-                Some(at) if at > cx.now => {
-                    outcome.again_at = Some(outcome.again_at.map_or(at, |earlier: Timestamp| earlier.min(at)));
+            let policy = Policy::of(&pod, cx.world);
+            if is_silent {
+                outcome.writes.extend(complain(cx, &pod));
+            }
+            match leaves_at(&pod, &policy, &taints, self.started_at, cx.now) {
+                Some(at) if at > cx.now => ask_again(&mut outcome, at),
+                Some(_) if is_silent && policy.keep != Keep::Replacement => {
+                    outcome.writes.extend(write_off(cx, &pod, &key.name));
                 }
                 Some(_) => outcome.writes.extend(evict(cx, &pod)),
                 None => {}
@@ -62,6 +82,40 @@ impl Controller for Eviction {
         }
         outcome
     }
+}
+
+fn ask_again(outcome: &mut Outcome, at: Timestamp) {
+    outcome.again_at = Some(outcome.again_at.map_or(at, |earlier| earlier.min(at)));
+}
+
+/// Counts the pods of a node that is back: those that are well at once, the others after a while.
+fn take_back(cx: &Cx<'_>, node: &Object, pods: &[Arc<Object>], outcome: &mut Outcome) {
+    let patience = SignedDuration::from_secs(RECONNECT_SECONDS);
+    let until = node::ready_since(node).and_then(|at| at.checked_add(patience).ok()).filter(|until| *until > cx.now);
+    for pod in pods.iter().filter(|pod| disconnect::is_written_off(pod)) {
+        match until.filter(|_| !pods::is_ready(pod)) {
+            Some(until) => ask_again(outcome, until),
+            None => outcome.writes.extend(disconnect::take_back(pod, cx.now).map(|value| Write::update(pod, value))),
+        }
+    }
+}
+
+/// Lets a pod run on where it is, and no longer counts it.
+fn write_off(cx: &mut Cx<'_>, pod: &Object, node: &str) -> Vec<Write> {
+    let Some(value) = disconnect::write_off(pod, node, cx.now) else { return Vec::new() };
+    let message =
+        format!("Node {node} is silent: replacing Pod {}/{}, which is kept", pod.key().namespace, pod.key().name);
+    let told = record::event(cx.world, &mut cx.stamp, pod, &Note::normal(NAME, "Disconnected", &message));
+    vec![Write::update(pod, value), told]
+}
+
+/// Tells once of a word in a pod's annotations that is not known.
+fn complain(cx: &mut Cx<'_>, pod: &Object) -> Option<Write> {
+    let (name, text) = disconnect::unknown(pod)?;
+    let message = format!("annotation {name}: {text:?} is not known, and counts as not said");
+    let note = Note::warning(NAME, "InvalidDisconnectPolicy", &message);
+    let write = record::event(cx.world, &mut cx.stamp, pod, &note);
+    (write.expect == Expect::Absent).then_some(write)
 }
 
 /// The taints of a node that drive pods out.
@@ -75,17 +129,31 @@ fn pod_node(object: &Object) -> Option<&str> {
 }
 
 /// When a pod must leave; `None` if it may stay for ever. Of each taint the first toleration that covers it counts.
-fn leaves_at(pod: &Object, taints: &[Taint], started_at: Timestamp, now: Timestamp) -> Option<Timestamp> {
+fn leaves_at(
+    pod: &Object,
+    policy: &Policy,
+    taints: &[Taint],
+    started_at: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let view = pod.view::<Pod>()?;
     let tolerations = view.spec.as_ref()?.tolerations.as_deref().unwrap_or_default();
     let came = bound_at(view).or(pod.meta().creation_timestamp).unwrap_or(Timestamp::MIN).max(started_at);
+    let since = |taint: &Taint| taint.time_added.as_ref().map_or(came, |time| time.0.max(came));
     let leave = |taint: &Taint| {
+        if taint.key == UNREACHABLE {
+            if !policy.replace {
+                return None;
+            }
+            if let Some(after) = policy.after {
+                return since(taint).checked_add(after).ok();
+            }
+        }
         let Some(covering) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else {
             return Some(now);
         };
         let seconds = covering.toleration_seconds?;
-        let since = taint.time_added.as_ref().map_or(came, |time| time.0.max(came));
-        since.checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
+        since(taint).checked_add(SignedDuration::from_secs(seconds.max(0))).ok()
     };
     taints.iter().filter_map(leave).min()
 }
@@ -98,7 +166,8 @@ fn bound_at(pod: &Pod) -> Option<Timestamp> {
     scheduled.last_transition_time.as_ref().map(|time| time.0)
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether a toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (key, effect, operator) = (text(&toleration.key), text(&toleration.effect), text(&toleration.operator));
     let value = || text(&toleration.value) == text(&taint.value);
@@ -133,7 +202,8 @@ mod tests {
         ));
         let node = sandbox.world.get(&Key::of::<Node>("", "n")).unwrap();
         let pod = sandbox.world.get(&Key::of::<Pod>("default", "p")).unwrap();
-        let at = leaves_at(pod, &driving(node), started_at.parse().unwrap(), start)?;
+        let policy = Policy { replace: true, after: None, keep: Keep::Replacement };
+        let at = leaves_at(pod, &policy, &driving(node), started_at.parse().unwrap(), start)?;
         Some(at.as_second() - start.as_second())
     }
 

@@ -6,8 +6,10 @@
 //! executor shows a controller the world that holds its last writes before it asks again.
 
 pub mod balancer;
+pub mod cronjob;
 pub mod csr;
 pub mod deployment;
+pub mod disconnect;
 pub mod disruption;
 mod edit;
 pub mod endpoints;
@@ -29,6 +31,8 @@ pub mod serviceaccount;
 mod tests;
 pub mod tokens;
 pub mod volume;
+
+pub use pods::is_finished;
 
 use jiff::Timestamp;
 use state::{Event, Key, Stamp, World, Write};
@@ -108,6 +112,7 @@ pub fn all(settings: Settings) -> Vec<Box<dyn Controller>> {
         Box::new(deployment::Deployments),
         Box::new(replicaset::ReplicaSets),
         Box::new(job::Jobs),
+        Box::new(cronjob::CronJobs { seat: cronjob::Seat::Master }),
         Box::new(endpoints::EndpointsOfServices),
         Box::new(serviceaccount::Belongings { root_ca_pem: settings.root_ca_pem }),
         Box::new(namespace::Namespaces),

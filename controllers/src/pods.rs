@@ -14,7 +14,7 @@ const READY: &str = "Ready";
 const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 /// Whether a pod has ended for good.
-pub(crate) fn is_finished(pod: &Object) -> bool {
+pub fn is_finished(pod: &Object) -> bool {
     pod.view::<Pod>().is_some_and(|pod| matches!(phase(pod), "Succeeded" | "Failed"))
 }
 

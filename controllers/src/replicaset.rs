@@ -3,6 +3,7 @@
 //! It controls the pods that its selector matches: takes over those that nobody controls, lets go of those that no longer
 //! match, replaces those that ended. Too many are deleted in Kubernetes' order: those that lose least first.
 
+use crate::disconnect::{self, Keep};
 use crate::{Controller, Cx, Outcome, edit, ownership, pods};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
@@ -119,7 +120,10 @@ impl<'a, 'b> Pass<'a, 'b> {
                     self.writes.push(ownership::release(pod, &meta.uid));
                 }
             } else if pods::is_active(pod) {
-                active.push(pod.clone());
+                // one that a silent node may run on is replaced, and counts again when it is back
+                if !disconnect::is_written_off(pod) {
+                    active.push(pod.clone());
+                }
             } else if !pods::is_finished(pod) {
                 terminating += 1;
             }
@@ -164,6 +168,7 @@ impl<'a, 'b> Pass<'a, 'b> {
         let neighbours = self.neighbours(owned);
         let mut ranked: Vec<&Arc<Object>> = owned.iter().collect();
         ranked.sort_by(|a, b| lose_first(a, b, &neighbours).then_with(|| a.key().cmp(b.key())));
+        self.prefer_by_policy(&mut ranked);
         let mut deleted = Vec::new();
         for pod in ranked.into_iter().take(count) {
             let Some(write) = Write::delete_gracefully(pod, Deletion::default(), self.cx.now) else { continue };
@@ -176,6 +181,18 @@ impl<'a, 'b> Pass<'a, 'b> {
             deleted.push(pod.key().clone());
         }
         deleted
+    }
+
+    /// Where a copy is back from a node that was silent, its policy says who stays: the sort keeps the order of the others.
+    fn prefer_by_policy(&self, ranked: &mut [&Arc<Object>]) {
+        let returned = |pod: &Object| disconnect::returned(pod, self.cx.now, self.cx.world);
+        if ranked.iter().any(|pod| returned(pod) == Some(Keep::LongestRunning)) {
+            let started =
+                |pod: &Object| pod.view::<Pod>().and_then(|pod| Some(pod.status.as_ref()?.start_time.as_ref()?.0));
+            // one that is not ready is lost before all that are, and one that never started too
+            ranked.sort_by_key(|pod| (pods::is_ready(pod), std::cmp::Reverse(started(pod))));
+        }
+        ranked.sort_by_key(|pod| returned(pod) == Some(Keep::Original));
     }
 
     /// How many active pods of the same application each node has: pods on crowded nodes are lost first. As in

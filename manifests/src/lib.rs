@@ -16,6 +16,7 @@ mod numbers;
 pub mod pods;
 pub mod quantity;
 pub mod resource;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod yaml;

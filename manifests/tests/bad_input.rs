@@ -419,6 +419,38 @@ fn jobs_are_checked() {
 }
 
 #[test]
+fn cron_jobs_are_checked() {
+    let cron = |name: &str, spec: &str, job: &str| {
+        format!(
+            "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: {name}}}\nspec: {{{spec}, jobTemplate: {{spec: {{{job} \
+             template: {{spec: {{restartPolicy: Never, containers: [{{name: a, image: x}}]}}}}}}}}}}"
+        )
+    };
+    expect_create(&cron("a", "schedule: '*/5 * * * mon-fri', timeZone: Etc/UTC", ""), &expect![""]);
+    expect_create(
+        &cron("a", "schedule: '* * * *', timeZone: Mars/Base, concurrencyPolicy: Perhaps", ""),
+        &expect![[r#"
+            spec.schedule: Invalid value: "* * * *": expected exactly 5 fields, found 4: [* * * *]
+            spec.timeZone: Invalid value: "Mars/Base": unknown time zone Mars/Base
+            spec.concurrencyPolicy: Unsupported value: "Perhaps": supported values: "Allow", "Forbid", "Replace""#]],
+    );
+    expect_create(
+        &cron(&"a".repeat(53), "schedule: 'TZ=UTC * * * * *', startingDeadlineSeconds: -1", "selector: {},"),
+        &expect![[r#"
+            metadata.name: Invalid value: "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa": must be no more than 52 characters
+            spec.schedule: Invalid value: "TZ=UTC * * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead
+            spec.startingDeadlineSeconds: Invalid value: -1: must be greater than or equal to 0
+            spec.jobTemplate.spec.selector: Invalid value: {}: `selector` will be auto-generated"#]],
+    );
+    expect_create(
+        &cron("a", "schedule: '@daily'", "").replace("Never", "Always"),
+        &expect![[
+            r#"spec.jobTemplate.spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#
+        ]],
+    );
+}
+
+#[test]
 fn ingresses_are_checked() {
     let rules = |rules: &str| {
         format!("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: web}}\nspec: {{rules: {rules}}}")

@@ -10,7 +10,7 @@ use super::failure::{Failure, Result, all_of, fail};
 use super::files::FileArgs;
 use super::generate::{self, Generator};
 use super::output::{OutputArgs, Printer};
-use super::session::{Session, metadata_of, name_of};
+use super::session::{Selection, Session, metadata_of, name_of};
 
 /// How the server knows changes made this way.
 const MANAGER: &str = "kubectl-create";
@@ -77,7 +77,12 @@ pub async fn run(session: &Session, args: CreateArgs) -> Result<()> {
     let output = args.common.output.args();
     let mut printer = Printer::new(output.format(false)?, &output);
     if let Some(generator) = args.generator {
-        let object = generate::object(generator)?;
+        let object = match generator {
+            Generator::Job { name, from: Some(from), .. } => {
+                generate::job_from(&name, &cron_job(session, &from).await?)
+            }
+            generator => generate::object(generator)?,
+        };
         let what = what_is_made(&object);
         return create(session, object, &args.common, &mut printer).await.map_err(|failure| match (failure, what) {
             (Failure::Refused(status), Some(what)) if status.reason != "Invalid" => {
@@ -102,6 +107,16 @@ pub async fn run(session: &Session, args: CreateArgs) -> Result<()> {
         }
     }
     all_of(failures)
+}
+
+/// The CronJob that `--from` names.
+async fn cron_job(session: &Session, from: &str) -> Result<Value> {
+    let targets = session.targets(&[from.to_owned()], &Selection::default()).await?;
+    let [target] = targets.as_slice() else { return fail("from must be an existing cronjob") };
+    if target.resource.kind != "CronJob" {
+        return fail(format!("unknown object type {}", target.resource.kind));
+    }
+    session.client.get(&target.path()).await
 }
 
 /// What kubectl calls the object when it could not be made from flags; none where it repeats the server's words only.

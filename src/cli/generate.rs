@@ -37,8 +37,29 @@ pub enum Generator {
         /// Name of the job
         name: String,
         /// Image to run
+        #[arg(long, required_unless_present = "from", conflicts_with = "from")]
+        image: Option<String>,
+        /// The cronjob to create the job from: cronjob/NAME
+        #[arg(long)]
+        from: Option<String>,
+        /// The command to run
+        #[arg(last = true, conflicts_with = "from")]
+        command: Vec<String>,
+    },
+    /// Create a cron job with the specified name
+    #[command(visible_alias = "cj")]
+    Cronjob {
+        /// Name of the cron job
+        name: String,
+        /// Image to run
         #[arg(long)]
         image: String,
+        /// A schedule in the Cron format the job should be run with
+        #[arg(long)]
+        schedule: String,
+        /// The job's restart policy: OnFailure or Never
+        #[arg(long, default_value = "OnFailure")]
+        restart: String,
         /// The command to run
         #[arg(last = true)]
         command: Vec<String>,
@@ -171,7 +192,16 @@ pub fn object(generator: Generator) -> Result<Value> {
         Generator::Configmap { name, data } => data.config_map(&name),
         Generator::Secret(kind) => secret(kind),
         Generator::Service(kind) => service(kind),
-        Generator::Job { name, image, command } => Ok(job(&name, &image, command)),
+        Generator::Job { name, image, command, .. } => Ok(job(&name, &image.unwrap_or_default(), command)),
+        Generator::Cronjob { name, image, schedule, restart, command } => {
+            let mut job = job(&name, &image, command);
+            job["spec"]["template"]["spec"]["restartPolicy"] = restart.into();
+            Ok(json!({
+                "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name},
+                "spec": {"schedule": schedule, "jobTemplate": {"metadata": {"name": name}, "spec": job["spec"]}},
+                "status": {},
+            }))
+        }
         Generator::Ingress(args) => args.object(),
         Generator::Serviceaccount { name } => {
             Ok(json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}))
@@ -232,6 +262,27 @@ fn job(name: &str, image: &str, command: Vec<String>) -> Value {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name},
         "spec": {"template": {"metadata": {}, "spec": {"containers": [container], "restartPolicy": "Never"}}},
         "status": {},
+    })
+}
+
+/// The Job that a CronJob would make, made by hand.
+pub fn job_from(name: &str, cron: &Value) -> Value {
+    let template = &cron["spec"]["jobTemplate"];
+    let mut annotations = template["metadata"]["annotations"].clone();
+    if !annotations.is_object() {
+        annotations = json!({});
+    }
+    annotations["cronjob.kubernetes.io/instantiate"] = "manual".into();
+    json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {
+            "name": name, "annotations": annotations, "labels": template["metadata"]["labels"],
+            "ownerReferences": [{
+                "apiVersion": "batch/v1", "kind": "CronJob", "name": cron["metadata"]["name"],
+                "uid": cron["metadata"]["uid"], "controller": true,
+            }],
+        },
+        "spec": template["spec"], "status": {},
     })
 }
 

@@ -5,6 +5,7 @@
 //! No IO, no clock, no randomness here: time and identities are arguments ([`Stamp`]).
 
 pub mod admission;
+pub mod cron;
 mod deletion;
 mod event;
 mod key;

@@ -4,9 +4,13 @@
 //! last pod that reads an object has left a node, the object leaves it too, as if it were deleted. Of other nodes a node
 //! gets what it takes to reach their pods and to prefer near ones ([`Reach`]), and hears of them only when that changed. Where
 //! there are NetworkPolicies it also gets the pods elsewhere, as [`peers`] tells of them.
+//! CronJobs that belong to a node ([`state::cron`]) come with their Jobs and with what their pods will read.
+
+mod duties;
 
 use crate::peers;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, EnvFromSource, EnvVar, Event as ClusterEvent, Namespace, Node, NodeAddress, PersistentVolume,
@@ -16,7 +20,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::json;
-use state::{Change, Event, Key, Object, Revision, World, storage};
+use state::{Change, Event, Key, Object, Revision, World, cron, storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -38,6 +42,7 @@ pub fn objects(world: &World, node: &str) -> Vec<Arc<Object>> {
         keys.insert(pod.key().clone());
         keys.extend(needs(pod, world));
     }
+    keys.extend(duties::keys(world, node));
     for ingress in world.all::<Ingress>(None) {
         keys.extend(certificates(ingress));
     }
@@ -56,6 +61,9 @@ pub fn events(event: &Event, world: &World, node: &str) -> Vec<Event> {
     let key = event.key();
     if key.is::<Pod>() {
         return pod_events(event, world, node);
+    }
+    if duties::is_one(key) {
+        return duties::events(event, world, node);
     }
     if key.is::<Ingress>() {
         return with_references(event, world, node, |ingress, _| certificates(ingress));
@@ -117,19 +125,23 @@ pub fn audience(event: &Event, world: &World) -> Audience {
             return Audience::Nodes(BTreeSet::from([key.name.to_string()]));
         }
     }
+    if duties::is_one(key) {
+        return Audience::Nodes(duties::audience(event, world));
+    }
     if is_source(key) && !(key.is::<Secret>() && is_certificate(key, world)) {
         return Audience::Nodes(readers(key, world));
     }
     if is_minds_own(key) { Audience::Nodes(BTreeSet::new()) } else { Audience::Everybody }
 }
 
-/// The nodes with a pod that refers to an object of its namespace.
+/// The nodes with a pod, or a CronJob of their own, that refers to an object of its namespace.
 fn readers(key: &Key, world: &World) -> BTreeSet<String> {
     let mut nodes = BTreeSet::new();
-    for pod in world.all::<Pod>(Some(&key.namespace)) {
-        if let Some(node) = node_of(pod)
+    let namespace = Some(&*key.namespace);
+    for reader in world.all::<Pod>(namespace).chain(world.all::<CronJob>(namespace)) {
+        if let Some(node) = node_of(reader).or_else(|| cron::home(reader))
             && !nodes.contains(node)
-            && references(pod).contains(key)
+            && references(reader).contains(key)
         {
             nodes.insert(node.to_owned());
         }
@@ -262,11 +274,11 @@ fn with_references(
 
 /// Leaves those keys that nothing on a node needs.
 fn forget_needed(keys: &mut BTreeSet<Key>, world: &World, node: &str) {
-    for pod in world.pods_on(node) {
+    for reader in world.pods_on(node).chain(duties::of(world, node)) {
         if keys.is_empty() {
             return;
         }
-        for key in needs(pod, world) {
+        for key in needs(reader, world) {
             keys.remove(&key);
         }
     }
@@ -305,8 +317,9 @@ fn is_source(key: &Key) -> bool {
 }
 
 fn is_referred_to(key: &Key, world: &World, node: &str) -> bool {
+    let readers = world.pods_on(node).chain(duties::of(world, node));
     let by_pod =
-        world.pods_on(node).filter(|pod| pod.key().namespace == key.namespace).any(|pod| references(pod).contains(key));
+        readers.filter(|reader| reader.key().namespace == key.namespace).any(|reader| references(reader).contains(key));
     by_pod || key.is::<Secret>() && is_certificate(key, world)
 }
 
@@ -345,7 +358,7 @@ fn volume_of(claim: &Object, world: &World) -> Option<Key> {
     world.get(&key).is_some().then_some(key)
 }
 
-/// All that a pod needs: what it refers to, and the volumes of its claims.
+/// All that a pod, or a CronJob's pods, need: what they refer to, and the volumes of their claims.
 fn needs(pod: &Object, world: &World) -> BTreeSet<Key> {
     let mut keys = references(pod);
     let claims: Vec<Key> = keys.iter().filter(|key| key.is::<PersistentVolumeClaim>()).cloned().collect();
@@ -362,13 +375,14 @@ fn needs(pod: &Object, world: &World) -> BTreeSet<Key> {
     keys
 }
 
-/// The ConfigMaps, Secrets, claims and the ServiceAccount a pod refers to.
+/// The ConfigMaps, Secrets, claims and the ServiceAccount that a pod refers to, or that the pods of a CronJob will.
 pub fn references(pod: &Object) -> BTreeSet<Key> {
     let namespace = &*pod.key().namespace;
     let config = |name: &str| Key::of::<ConfigMap>(namespace, name);
     let secret = |name: &str| Key::of::<Secret>(namespace, name);
     let mut keys = BTreeSet::from([config(ROOT_CA)]);
-    let Some(spec) = pod.view::<Pod>().and_then(|pod| pod.spec.as_ref()) else { return keys };
+    let spec = pod.view::<Pod>().and_then(|pod| pod.spec.as_ref()).or_else(|| cron::template(pod));
+    let Some(spec) = spec else { return keys };
     keys.extend(spec.service_account_name.as_deref().map(|name| Key::of::<ServiceAccount>(namespace, name)));
     keys.extend(spec.image_pull_secrets.iter().flatten().map(|reference| secret(&reference.name)));
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
@@ -381,6 +395,8 @@ pub fn references(pod: &Object) -> BTreeSet<Key> {
     }
     keys.extend(pod.view::<Pod>().map(storage::claim_keys).unwrap_or_default());
     for volume in spec.volumes.iter().flatten() {
+        let claim = volume.persistent_volume_claim.as_ref();
+        keys.extend(claim.map(|source| Key::of::<PersistentVolumeClaim>(namespace, &source.claim_name)));
         volume_references(volume, &config, &secret, &mut keys);
     }
     keys
@@ -440,7 +456,11 @@ mod tests {
 
         /// The change happens, and nobody looks yet.
         fn change(&mut self, kind: &str, namespace: &str, name: &str, body: Option<Value>) -> Event {
-            let version = if matches!(kind, "Ingress" | "NetworkPolicy") { "networking.k8s.io/v1" } else { "v1" };
+            let version = match kind {
+                "Ingress" | "NetworkPolicy" => "networking.k8s.io/v1",
+                "CronJob" | "Job" => "batch/v1",
+                _ => "v1",
+            };
             let resource = manifests::by_kind(version, kind).unwrap().resource();
             let revision = Revision(self.world.revision().0 + 1);
             let previous = self.world.get(&Key::new(resource.clone(), namespace, name)).cloned();
@@ -633,6 +653,60 @@ mod tests {
             "2Gi"
         );
         assert_eq!(cluster.fold("Node", "", "b", None), ["Deleted nodes b"]);
+        cluster.agree();
+    }
+
+    #[test]
+    fn a_cron_job_of_the_node_comes_with_its_jobs_and_what_they_will_read() {
+        let cron = |node: &str, secret: &str| {
+            let mut pod = pod(node, secret).unwrap();
+            pod["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+            Some(json!({"spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": pod}}}}))
+        };
+        let job = |active: i32| {
+            let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": "CronJob-c", "controller": true});
+            Some(json!({"metadata": {"ownerReferences": [owner]}, "status": {"active": active},
+                "spec": {"template": {"spec": {"nodeName": "a", "containers": []}}}}))
+        };
+        let mut cluster = Cluster::new();
+        cluster.fold("Secret", "n", "s", Some(json!({"data": {}})));
+        cluster.fold("Secret", "n", "t", Some(json!({"data": {}})));
+        cluster.fold("PersistentVolumeClaim", "n", "c", Some(json!({"spec": {}})));
+        assert!(cluster.fold("CronJob", "n", "theirs", cron("b", "s")).is_empty());
+        assert!(cluster.fold("Job", "n", "j", job(1)).is_empty());
+        let first = cluster.fold("CronJob", "n", "c", cron("a", "s"));
+        assert_eq!(
+            first,
+            [
+                "Added persistentvolumeclaims n/c",
+                "Added secrets n/s",
+                "Added jobs.batch n/j",
+                "Modified cronjobs.batch n/c"
+            ]
+            .map(|text| text.replace("Modified", "Added"))
+        );
+        cluster.agree();
+        assert_eq!(cluster.fold("Job", "n", "j", job(0)), ["Modified jobs.batch n/j"]);
+        assert_eq!(cluster.fold("Job", "n", "k", job(0)), ["Added jobs.batch n/k"]);
+        assert_eq!(
+            cluster.fold("CronJob", "n", "c", cron("a", "t")),
+            ["Added secrets n/t", "Modified cronjobs.batch n/c", "Deleted secrets n/s"]
+        );
+        cluster.agree();
+        cluster.fold("Pod", "n", "p", pod("a", "t"));
+        let moved = cluster.fold("CronJob", "n", "c", cron("b", "t"));
+        let gone = ["cronjobs.batch n/c", "persistentvolumeclaims n/c", "jobs.batch n/j", "jobs.batch n/k"];
+        assert_eq!(moved, gone.map(|name| format!("Deleted {name}")));
+        cluster.agree();
+        assert!(cluster.fold("Job", "n", "k", job(3)).is_empty());
+        cluster.fold("CronJob", "n", "c", cron("a", "t"));
+        cluster.fold("CronJob", "n", "c", None);
+        assert!(
+            cluster.replica.get(&Key::of::<k8s_openapi::api::batch::v1::Job>("n", "j")).is_some(),
+            "until it goes too"
+        );
+        cluster.fold("Job", "n", "j", None);
+        cluster.fold("Job", "n", "k", None);
         cluster.agree();
     }
 

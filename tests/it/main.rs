@@ -15,6 +15,7 @@ mod fleet_faults;
 mod guests;
 mod images;
 mod mixed;
+mod offline;
 mod policy;
 mod restart;
 mod streams;

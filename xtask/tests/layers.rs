@@ -17,7 +17,7 @@ const TABLE: [(&str, &[&str]); 12] = [
     ("netproxy", &["manifests"]),
     ("api", &["manifests", "state", "store"]),
     ("server", &["api", "controllers", "manifests", "scheduler", "state", "store", "sync"]),
-    ("agent", &["manifests", "netproxy", "runtime", "state", "store", "sync"]),
+    ("agent", &["controllers", "manifests", "netproxy", "runtime", "state", "store", "sync"]),
     ("coracle", &["agent", "api", "manifests", "server", "state", "sync"]),
 ];
 /// Crates with IO that the minds must do without.

@@ -174,6 +174,7 @@ impl Settling {
             delay *= 4;
         }
         if let Some(address) = self.address {
+            self.body.ready.lock().remove(&address);
             self.body.pools.lock().release(address);
         }
         Done::Settled
@@ -184,7 +185,7 @@ impl Settling {
 pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Write>, session: Session) -> Done {
     let mut object = object;
     if let Some(write) = last
-        && let Ok(events) = body.uplink.write(vec![write]).await
+        && let Ok(events) = body.write(vec![write]).await
         && let Some(event) = events.into_iter().next_back()
     {
         object = event.object;
@@ -200,7 +201,7 @@ pub(super) async fn remove(body: Arc<Body>, object: Arc<Object>, last: Option<Wr
         value["metadata"]["deletionGracePeriodSeconds"] = 0.into();
         Write::update(&object, value)
     };
-    Done::Removed(session, body.uplink.write(vec![write]).await.map(|_| ()))
+    Done::Removed(session, body.write(vec![write]).await.map(|_| ()))
 }
 
 fn until(by: Timestamp) -> Duration {

@@ -107,11 +107,13 @@ impl Worker {
             if self.publisher.is_offline
                 && let Some((computed, Some(_))) = self.status_now(now)
             {
+                self.show_readiness(&computed);
                 self.note(computed);
             }
             return;
         }
         let Some((computed, write)) = self.status_now(now) else { return };
+        self.show_readiness(&computed);
         let Some(write) = write else {
             self.publisher.last = Some(computed);
             if std::mem::take(&mut self.publisher.is_noted) {
@@ -126,7 +128,7 @@ impl Worker {
             if let Some(note) = kept {
                 body.keeper.kept(note).await;
             }
-            Done::Written(body.uplink.write(vec![write]).await)
+            Done::Written(body.write(vec![write]).await)
         });
     }
 
@@ -173,6 +175,16 @@ impl Worker {
             expect: Expect::At(self.object.revision()),
         });
         Some((computed, write))
+    }
+
+    /// The node's own routes need no master to know how the pod is.
+    fn show_readiness(&self, computed: &PodStatus) {
+        let Some(address) = self.owned else { return };
+        let conditions = computed.conditions.as_deref().unwrap_or_default();
+        let is_ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        if self.body.ready.lock().insert(address, is_ready) != Some(is_ready) {
+            self.body.routes_stale.notify_one();
+        }
     }
 
     /// An address has been given to the pod: it is put on the disk while the pod starts.

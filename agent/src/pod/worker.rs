@@ -223,9 +223,9 @@ impl Worker {
         self.gone_since.is_some()
     }
 
-    /// A newer version of the pod, whoever brought it.
+    /// A newer version of the pod, whoever brought it. Versions that only this node knows have the same revision.
     pub(super) fn take_object(&mut self, object: &Arc<Object>) {
-        if object.revision() > self.object.revision() && object.meta().uid == self.uid {
+        if object.revision() >= self.object.revision() && object.meta().uid == self.uid {
             self.replace_object(object);
         }
     }
@@ -399,6 +399,7 @@ impl Worker {
             tracing::warn!(pod = %self.object.key(), %error, "containers not removed");
         }
         if let Some(address) = self.owned.take() {
+            self.body.ready.lock().remove(&address);
             self.body.pools.lock().release(address);
         }
         let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());

@@ -4,6 +4,7 @@
 //! everybody who compares revisions starts anew when `era` has changed.
 
 use super::Saved;
+use crate::duties;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use state::{Key, Object, Revision, World};
 use std::collections::BTreeSet;
@@ -104,6 +105,14 @@ impl Replica {
                 touched.insert(object.key().clone());
             }
             self.world.put(object);
+        }
+        // what only this node knows stays, unless the master has it by now
+        for object in old.iter().filter(|object| duties::is_local(object)) {
+            let is_known = self.world.get(object.key()).is_some() || self.world.by_uid(&object.meta().uid).is_some();
+            if !is_known {
+                self.world.put(object.clone());
+                touched.remove(object.key());
+            }
         }
         self.world.advance(revision);
         touched

@@ -146,6 +146,16 @@ impl Keeper {
         number
     }
 
+    /// What was shown last must not be lost. Returns what [`Keeper::kept`] waits for.
+    pub fn urge(&self) -> u64 {
+        let Some(inner) = &self.0 else { return 0 };
+        let mut desk = inner.desk.lock();
+        desk.notes += 1;
+        inner.due.notify_one();
+        inner.urgent.notify_one();
+        desk.notes
+    }
+
     /// The master knows the pod's status, as of a revision.
     pub fn told(&self, uid: &str, at: Revision) {
         let Some(inner) = &self.0 else { return };

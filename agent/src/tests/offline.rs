@@ -1,6 +1,7 @@
 //! The node without its master: it starts from its disk, keeps what it cannot tell, and restarts nothing on return.
 
 use super::*;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 
 fn web(image: &Path) -> String {
@@ -169,4 +170,54 @@ async fn what_was_deleted_meanwhile_is_stopped_and_an_older_master_is_followed()
     master.until("web", |pod| pod.is_none()).await;
     node.stop().await;
     assert_eq!(replica::load(dir.path()).unwrap().position().unwrap().lineage, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_of_the_node_runs_without_a_link_once_and_is_told() {
+    let (dir, master) = setup();
+    let node = Node::start_alone(&master, dir.path(), 214);
+    master.link(false);
+    eventually("the node runs CronJobs", || {
+        let node = master.books().world.get(&Key::of::<NodeObject>("", "n")).cloned();
+        node.is_some_and(|node| node.meta().annotations.contains_key(state::cron::RUNS))
+    })
+    .await;
+    let created = state::rfc3339(Timestamp::now());
+    master.apply::<CronJob>(&format!(
+        "{{metadata: {{name: tick, creationTimestamp: '{created}'}}, spec: {{schedule: '@every 2s', jobTemplate: {{spec: {{template: {{spec: \
+         {{nodeName: n, restartPolicy: Never, containers: [{{name: job, image: 'file://{}', args: [show]}}]}}}}}}}}}}}}",
+        guest("tool.wasm").display()
+    ));
+    master.cut();
+    let logs = || -> Vec<PathBuf> {
+        let pods = std::fs::read_dir(dir.path().join("logs/pods")).into_iter().flatten().flatten();
+        pods.map(|pod| pod.path().join("job/0.log")).filter(|log| log.exists()).collect()
+    };
+    eventually("a pod has run", || !logs().is_empty()).await;
+    let is_kept = || {
+        let text = std::fs::read(dir.path().join("replica/world")).unwrap_or_default();
+        let end = b"\"phase\":\"Succeeded\"";
+        text.windows(end.len()).any(|window| window == end)
+    };
+    eventually("its end is on the disk", is_kept).await;
+    let jobs = |master: &Master| -> Vec<Arc<Object>> { master.books().world.all::<Job>(None).cloned().collect() };
+    assert!(jobs(&master).is_empty(), "nobody was told");
+    node.stop().await;
+
+    // as after a reboot: what was served is known
+    let node = Node::start_alone(&master, dir.path(), 214);
+    master.link(false);
+    eventually("the master knows", || !jobs(&master).is_empty()).await;
+    let pods = || -> Vec<Value> { master.books().world.all::<Pod>(None).map(|pod| pod.value()).collect() };
+    eventually("it has ended there too", || {
+        pods().iter().any(|pod| pod["status"]["phase"] == "Succeeded" && !pod["status"]["podIP"].is_null())
+    })
+    .await;
+    for job in jobs(&master) {
+        let own =
+            pods().into_iter().filter(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == job.meta().uid.as_str());
+        assert_eq!(own.count(), 1, "{} ran once", job.key());
+    }
+    assert!(pods().iter().all(|pod| container(pod)["restartCount"] == 0));
+    node.stop().await;
 }

@@ -101,6 +101,12 @@ pub(crate) fn ready(node: &Object) -> Option<&str> {
     conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
 }
 
+/// Since when condition Ready is as it is.
+pub(crate) fn ready_since(node: &Object) -> Option<Timestamp> {
+    let conditions = node.view::<Node>()?.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready")?.last_transition_time.as_ref().map(|time| time.0)
+}
+
 fn mark_silent(node: &mut Value, now: Timestamp) {
     let status = &mut node["status"];
     if !status.is_object() {

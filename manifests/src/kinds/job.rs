@@ -98,22 +98,6 @@ pub fn claim_pods(job: &mut Value) {
 fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = meta::validate(new, old, names::dns_subdomain);
     let spec = At::root(new).field("spec");
-    let whole = [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-        "ttlSecondsAfterFinished",
-    ];
-    for field in whole {
-        errors.extend(spec.field(field).non_negative());
-    }
-    errors.extend(spec.field("completionMode").one_of(&["Indexed", "NonIndexed"]));
-    if spec.field("completionMode").text() == "Indexed" && !spec.field("completions").is_set() {
-        errors.push(spec.field("completions").required("when completion mode is Indexed"));
-    }
     let selector = spec.field("selector");
     if selector.is_set() {
         errors.extend(labels::selector(&selector));
@@ -123,11 +107,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     } else {
         errors.push(selector.required(""));
     }
-    errors.extend(pods::spec::template(&spec.field("template")));
-    let policy = spec.fields(&["template", "spec", "restartPolicy"]);
-    if !matches!(policy.text(), "OnFailure" | "Never") {
-        errors.push(policy.required(r#"valid values: "OnFailure", "Never""#));
-    }
+    errors.extend(validate_spec(&spec));
     if let Some(old) = old {
         let before = At::root(old).field("spec");
         let is_elastic = spec.field("completionMode").text() == "Indexed"
@@ -137,6 +117,33 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         for field in fixed.into_iter().filter(|field| !(is_elastic && *field == "completions")) {
             errors.extend(meta::immutable(&spec.field(field), &before.field(field)));
         }
+    }
+    errors
+}
+
+/// What is wrong with a Job's spec, whether it is of a Job or of a CronJob's template.
+pub(super) fn validate_spec(spec: &At<'_>) -> Vec<FieldError> {
+    let whole = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+        "ttlSecondsAfterFinished",
+    ];
+    let mut errors: Vec<FieldError> = whole.iter().filter_map(|field| spec.field(field).non_negative()).collect();
+    let mode = spec.field("completionMode");
+    if mode.is_set() {
+        errors.extend(mode.one_of(&["Indexed", "NonIndexed"]));
+    }
+    if mode.text() == "Indexed" && !spec.field("completions").is_set() {
+        errors.push(spec.field("completions").required("when completion mode is Indexed"));
+    }
+    errors.extend(pods::spec::template(&spec.field("template")));
+    let policy = spec.fields(&["template", "spec", "restartPolicy"]);
+    if !matches!(policy.text(), "OnFailure" | "Never") {
+        errors.push(policy.required(r#"valid values: "OnFailure", "Never""#));
     }
     errors
 }

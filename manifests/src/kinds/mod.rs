@@ -4,6 +4,7 @@
 mod cells;
 mod certificate_signing_request;
 mod config;
+mod cron_job;
 mod deployment;
 mod endpoints;
 mod event;
@@ -25,7 +26,7 @@ mod storage_class;
 
 use crate::Kind;
 
-static KINDS: [Kind; 23] = [
+static KINDS: [Kind; 24] = [
     config::CONFIG_MAP,
     endpoints::ENDPOINTS,
     event::EVENT,
@@ -39,6 +40,7 @@ static KINDS: [Kind; 23] = [
     service::SERVICE,
     deployment::DEPLOYMENT,
     replicaset::REPLICA_SET,
+    cron_job::CRON_JOB,
     job::JOB,
     certificate_signing_request::CERTIFICATE_SIGNING_REQUEST,
     lease::LEASE,

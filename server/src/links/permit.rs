@@ -1,8 +1,12 @@
-//! What a node may write over its link: what it says of itself, of its pods and of its own directories, and Events.
+//! What a node may write over its link: what it says of itself, of its pods and of its own directories, Events, and what the
+//! CronJobs that belong to it have made.
 //!
 //! Pure. A change is judged on the object it replaces, which must be the current one, so that nothing can come between the
 //! verdict and the commit. Kubernetes has this as the admission plugin NodeRestriction; here it is the door itself.
 
+mod duties;
+
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{self, Node, PersistentVolume, Pod};
 use serde_json::{Map, Value};
 use state::{Expect, Object, World, Write, storage};
@@ -40,10 +44,10 @@ pub struct Writer<'a> {
 /// [`Rejected::Failed`] names what is forbidden; [`Rejected::Conflict`] when a write was decided on what is not true any
 /// more.
 pub fn all(writes: &[Write], world: &World, writer: Writer<'_>) -> Result<(), Rejected> {
-    writes.iter().try_for_each(|write| one(write, world, writer))
+    writes.iter().try_for_each(|write| one(write, writes, world, writer))
 }
 
-fn one(write: &Write, world: &World, writer: Writer<'_>) -> Result<(), Rejected> {
+fn one(write: &Write, batch: &[Write], world: &World, writer: Writer<'_>) -> Result<(), Rejected> {
     let current = world.get(&write.key);
     let current = match (&write.expect, current) {
         (Expect::Absent, None) => None,
@@ -54,8 +58,12 @@ fn one(write: &Write, world: &World, writer: Writer<'_>) -> Result<(), Rejected>
     };
     let verdict = if write.key.is::<Node>() {
         node(write, current, world, writer)
+    } else if write.key.is::<Pod>() && current.is_none() {
+        duties::pod(write, batch, world, writer.node)
     } else if write.key.is::<Pod>() {
         pod(write, current, writer)
+    } else if write.key.is::<Job>() {
+        duties::job(write, current, world, writer.node)
     } else if write.key.is::<v1::Event>() {
         write.value.is_some().then_some(()).ok_or("Events are not deleted by nodes")
     } else if write.key.is::<PersistentVolume>() {

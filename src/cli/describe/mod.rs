@@ -194,6 +194,7 @@ fn page_of(kind: &str, object: &Value, around: &Surroundings) -> Page {
         "Deployment" => workloads::deployment(&mut page, object, &around.related),
         "ReplicaSet" => workloads::replica_set(&mut page, object, &around.related),
         "Job" => workloads::job(&mut page, object),
+        "CronJob" => workloads::cron_job(&mut page, object),
         "Service" => network::service(&mut page, object, &around.related),
         "Ingress" => network::ingress(&mut page, object, &around.related),
         "Endpoints" => network::endpoints(&mut page, object),

@@ -1,4 +1,4 @@
-//! Deployments, ReplicaSets, Jobs, and the pod template they share.
+//! Deployments, ReplicaSets, Jobs, CronJobs, and the pod template they share.
 
 use serde_json::Value;
 
@@ -126,6 +126,36 @@ pub fn replica_set(page: &mut Page, object: &Value, pods: &[Value]) {
     );
     pod_template(page, &object["spec"]["template"]);
     conditions(page, object);
+}
+
+/// A CronJob's page.
+pub fn cron_job(page: &mut Page, object: &Value) {
+    let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
+    page.field(0, "Name", text(&metadata["name"]));
+    page.field(0, "Namespace", text(&metadata["namespace"]));
+    page.labels("Labels", &metadata["labels"]);
+    page.annotations("Annotations", &metadata["annotations"]);
+    page.field(0, "Schedule", text(&spec["schedule"]));
+    page.field(0, "Concurrency Policy", text(&spec["concurrencyPolicy"]));
+    page.field(0, "Suspend", if spec["suspend"] == true { "True" } else { "False" });
+    let unset = |value: &Value| if value.is_null() { "<unset>".to_owned() } else { scalar(value) };
+    page.field(0, "Successful Job History Limit", unset(&spec["successfulJobsHistoryLimit"]));
+    page.field(0, "Failed Job History Limit", unset(&spec["failedJobsHistoryLimit"]));
+    let deadline = &spec["startingDeadlineSeconds"];
+    let deadline = if deadline.is_null() { unset(deadline) } else { format!("{}s", scalar(deadline)) };
+    page.field(0, "Starting Deadline Seconds", deadline);
+    let job = &spec["jobTemplate"]["spec"];
+    page.field(0, "Selector", "<unset>");
+    page.field(0, "Parallelism", unset(&job["parallelism"]));
+    page.field(0, "Completions", unset(&job["completions"]));
+    if !job["activeDeadlineSeconds"].is_null() {
+        page.field(0, "Active Deadline Seconds", format!("{}s", scalar(&job["activeDeadlineSeconds"])));
+    }
+    pod_template(page, &job["template"]);
+    let last = text(&status["lastScheduleTime"]);
+    page.field(0, "Last Schedule Time", if last.is_empty() { "<unset>".to_owned() } else { rfc1123z(last) });
+    let active: Vec<&str> = each(&status["active"]).map(|job| text(&job["name"])).collect();
+    page.field(0, "Active Jobs", or_none(&active.join(", ")));
 }
 
 /// A Job's page.
