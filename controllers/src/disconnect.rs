@@ -280,8 +280,10 @@ mod tests {
         };
         let meanwhile = show(&sandbox);
         sandbox.pass(300);
+        let back = sandbox.now.to_string();
         sandbox.edit(&node, |node| {
             set_ready(node, "True");
+            node["status"]["conditions"][0]["lastTransitionTime"] = back.into();
             node["spec"] = json!({});
         });
         sandbox.settle();

@@ -31,7 +31,9 @@ impl Service {
 
     /// Addresses that are this Service's own, and which door each is.
     pub(crate) fn doors(&self) -> impl Iterator<Item = (IpAddr, Door)> + '_ {
-        let of = |addresses: &'_ [IpAddr], door| addresses.to_vec().into_iter().map(move |address| (address, door));
+        fn of(addresses: &[IpAddr], door: Door) -> impl Iterator<Item = (IpAddr, Door)> + '_ {
+            addresses.iter().map(move |address| (*address, door))
+        }
         let route = &self.route;
         of(&route.cluster_ips, Door::Internal)
             .chain(of(&route.external_ips, Door::External))

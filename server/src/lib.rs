@@ -33,7 +33,7 @@ use entropy::{Entropy, now};
 use executor::Executor;
 use identities::Identities;
 use lineages::Lineages;
-use links::{Links, PodNetworks};
+use links::{Links, PodNetworks, Sources};
 use node_access::NodeAccess;
 use pki::{Authority, Pki};
 use placing::Placing;
@@ -123,8 +123,8 @@ pub async fn start(config: ServerConfig) -> Result<Server> {
     let mask = config.node_cidr_mask.unwrap_or_else(|| controllers::ipam::default_mask(config.cluster_cidr.1));
     let networks = PodNetworks { cluster: config.cluster_cidr, mask };
     let images = images::Images::new(config.images.clone());
-    let links =
-        Links::new(store.clone(), lineages, durable, facts, networks, identities.clone(), images, stop_minds.clone());
+    let sources = Sources { store: store.clone(), lineages, facts, networks, identities: identities.clone(), images };
+    let links = Links::new(sources, durable, stop_minds.clone());
     tasks.spawn(links.clone().keep());
     tasks.spawn(certificates.clone().keep(stop_minds.clone()));
     let (shown, known) = (certificates.clone(), identities.clone());

@@ -60,7 +60,7 @@ impl Pods<'_> {
     #[track_caller]
     fn gets(&self, to: &str, may: bool) {
         let url = format!("http://{to}/x");
-        let get: &[&str] = &["exec", "docker", "--", "wget", "-T", "1", "-qO-", &url];
+        let get: &[&str] = &["exec", "docker", "--", "timeout", "1", "wget", "-qO-", &url];
         until(&format!("docker gets {to}: {may}"), || {
             (self.user.client("kubectl", get, b"").status.success() == may).then_some(())
         });
@@ -202,7 +202,7 @@ fn a_pod_that_starts_is_guarded_before_it_runs() {
     user.apply(&asker("default", "web", "node"));
     user.wait("pod/web", "condition=Ready");
     let web = user.field("pod/web", "{.status.podIP}");
-    let script = format!("wget -T 2 -qO- http://{web}:8000/ && echo LEAK || echo held; sleep 1000");
+    let script = format!("timeout 2 wget -qO- http://{web}:8000/ && echo LEAK || echo held; sleep 1000");
     user.apply(&pod("default", "docker", "node", &format!("image: BUSYBOX, command: [sh, -c, \"{script}\"]")));
     user.wait("pod/docker", "condition=Ready");
     let log = until("what it could do", || Some(user.kubectl(&["logs", "docker"])).filter(|log| !log.is_empty()));
@@ -244,7 +244,7 @@ fn what_is_no_policy_is_refused() {
             request(front, "front", "/fetch").is_ok_and(|reply| reply.body.contains(wanted)).then_some(())
         });
     };
-    fetches("200");
+    fetches("404 no such path");
     cluster
         .apply(&policy("deny", "podSelector: {matchExpressions: [{key: app, operator: In, values: [two, backend]}]}"));
     fetches("ConnectionRefused");
@@ -257,5 +257,5 @@ fn what_is_no_policy_is_refused() {
     cluster.kubectl(&["delete", "netpol", "deny"]);
     fetches("ConnectionRefused");
     cluster.kubectl(&["label", "pod", "front", "app=one", "--overwrite"]);
-    fetches("200");
+    fetches("404 no such path");
 }

@@ -149,10 +149,10 @@ fn near<'a>(all: Vec<Candidate<'a>>, here: &Here<'_>) -> Vec<Candidate<'a>> {
         let hinted = endpoint.hints.as_ref()?.for_zones.as_ref().filter(|zones| !zones.is_empty())?;
         Some(hinted.iter().any(|zone| Some(zone.name.as_str()) == here.zone))
     };
-    let names: [&dyn Fn(&Endpoint) -> Option<bool>; 2] = [&names_node, &names_zone];
-    for names in names {
+    for by_node in [true, false] {
+        let named = |endpoint: &Endpoint| if by_node { names_node(endpoint) } else { names_zone(endpoint) };
         let hints: Option<Vec<bool>> =
-            all.iter().map(|(_, endpoint)| names(endpoint).filter(|_| is_ready(endpoint))).collect();
+            all.iter().map(|(_, endpoint)| named(endpoint).filter(|_| is_ready(endpoint))).collect();
         if let Some(hints) = hints.filter(|hints| hints.contains(&true)) {
             return all.into_iter().zip(hints).filter_map(|(candidate, named)| named.then_some(candidate)).collect();
         }

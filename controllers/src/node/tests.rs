@@ -16,7 +16,8 @@ const WORLD: &str = "
 ---
 {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: other, namespace: kube-node-lease}, spec: {renewTime: '2027-01-01T00:00:00.000000Z'}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: default}, spec: {nodeName: n, tolerations: [
+{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: default, ownerReferences: [
+  {apiVersion: apps/v1, kind: ReplicaSet, name: r, uid: u, controller: true}]}, spec: {nodeName: n, tolerations: [
   {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 300}]},
   status: {phase: Running, conditions: [{type: Ready, status: 'True'}]}}
 ---

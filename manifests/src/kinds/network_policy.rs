@@ -218,7 +218,7 @@ mod tests {
                 "must be a strict subset of `cidr`",
             ),
             (json!({"ports": [{"port": 0}]}), "ports[0].port", "must be between 1 and 65535, inclusive"),
-            (json!({"ports": [{"port": "UPPER"}]}), "ports[0].port", "must contain only"),
+            (json!({"ports": [{"port": "we_b"}]}), "ports[0].port", "must contain only"),
             (json!({"ports": [{"protocol": "ICMP"}]}), "ports[0].protocol", "Unsupported value: \"ICMP\""),
             (
                 json!({"ports": [{"port": 80, "endPort": 79}]}),

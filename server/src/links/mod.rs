@@ -75,18 +75,26 @@ struct Parts {
     closed: Option<CancellationToken>,
 }
 
+/// What the links are served from.
+pub struct Sources {
+    /// The log.
+    pub store: Store,
+    /// Whose revisions are continued.
+    pub lineages: Lineages,
+    /// What nodes are told of the cluster.
+    pub facts: ClusterFacts,
+    /// The networks that nodes get parts of.
+    pub networks: PodNetworks,
+    /// Whose name belongs to which key.
+    pub identities: Identities,
+    /// What nodes may fetch.
+    pub images: Images,
+}
+
 impl Links {
     /// No links yet. `durable` is where the log ended at the start.
-    pub fn new(
-        store: Store,
-        lineages: Lineages,
-        durable: Revision,
-        facts: ClusterFacts,
-        networks: PodNetworks,
-        identities: Identities,
-        images: Images,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub fn new(sources: Sources, durable: Revision, shutdown: CancellationToken) -> Self {
+        let Sources { store, lineages, facts, networks, identities, images } = sources;
         let (relay, router) = (Relay::new(), Router::new(durable));
         let sessions = Mutex::default();
         Self(Arc::new(Inner {

@@ -114,7 +114,8 @@ mod tests {
         }
         let frames = cache.lock();
         assert_eq!((frames.order.len(), frames.known.len()), (FRAMES_MAX, FRAMES_MAX));
-        let kept: usize = frames.known.values().flatten().map(|(object, frame)| object.json().len() + frame.len()).sum();
+        let kept: usize =
+            frames.known.values().flatten().map(|(object, frame)| object.json().len() + frame.len()).sum();
         assert_eq!(kept, frames.bytes);
     }
 }
