@@ -135,6 +135,7 @@ impl Arrival<'_> {
             readiness: if current.is_none() { Readiness::Ready } else { Readiness::NoNetwork },
             pressure: Pressure::look(self.machine, &self.config.data_dir),
             docker: &Err("Docker has not answered yet".into()),
+            network: None,
             endpoints: None,
             pod_cidr: None,
         };

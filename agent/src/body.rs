@@ -10,6 +10,7 @@ use crate::container::sandbox::Sandbox;
 use crate::duties;
 use crate::events::Recorder;
 use crate::fields::PodFacts;
+use crate::ground::Ground;
 use crate::machine::Machine;
 use crate::policy::Policies;
 use crate::replica::Keeper;
@@ -40,6 +41,8 @@ pub struct Body {
     pub api: ArcSwap<SocketAddr>,
     /// The node's part of the pod network.
     pub pod_cidr: Cidr,
+    /// What pods' addresses stand on.
+    pub ground: Ground,
     /// What concerns this node.
     pub replica: ArcSwap<World>,
     /// The copy of it on disk.

@@ -5,7 +5,7 @@
 
 use crate::mesh::MeshConfig;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio::runtime::Handle;
 
@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub keeps_replica: bool,
     /// How to reach the pods of other nodes; `None`: not at all.
     pub mesh: Option<MeshConfig>,
+    /// Where this machine reaches its master, for one that knows itself by its localhost only.
+    pub master: Option<IpAddr>,
     /// TCP port of plain-text ingress traffic; `None`: the node serves none.
     pub ingress_http_port: Option<u16>,
     /// TCP port of TLS ingress traffic; `None`: the node serves none.
@@ -49,6 +51,16 @@ pub struct AgentConfig {
 
 /// What [`AgentConfig::resolv_conf`] is when the user does not say.
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+impl AgentConfig {
+    /// Where this machine reaches the API server that the master told of.
+    pub fn api(&self, told: SocketAddr) -> SocketAddr {
+        match self.master {
+            Some(master) if told.ip().is_loopback() => (master, told.port()).into(),
+            _ => told,
+        }
+    }
+}
 
 /// A taint given at start: `key=value:effect`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 use crate::addresses;
 use crate::body::Body;
 use crate::config::AgentConfig;
+use crate::ground::Ground;
 use netproxy::network::{self, Cidr};
 use runtime::docker::{Docker, DockerConfig, Health, ImageLimits};
 use sha2::{Digest, Sha256};
@@ -19,8 +20,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const SWEEP_PERIOD: Duration = Duration::from_secs(300);
 
 /// The engine's handle, where this node has the privileges that mixed pods need.
-pub fn open(config: &AgentConfig, loopback: bool, pod_cidr: Cidr) -> Option<Docker> {
-    if loopback || !network::may_configure() || !network::may_enter_namespaces() {
+pub fn open(config: &AgentConfig, ground: &Ground, pod_cidr: Cidr) -> Option<Docker> {
+    if ground.stack().is_some() || !network::may_enter_namespaces() {
         return None;
     }
     let owner = owner(config);

@@ -171,8 +171,9 @@ impl Inbox {
     /// The cluster is told to be another than before.
     fn learn(&self) {
         let Some(facts) = &self.replica.facts else { return };
-        if **self.body.api.load() != facts.api {
-            self.body.api.store(Arc::new(facts.api));
+        let api = self.body.config.api(facts.api);
+        if **self.body.api.load() != api {
+            self.body.api.store(Arc::new(api));
             self.body.routes_stale.notify_one();
         }
         let was = &self.body.cluster;

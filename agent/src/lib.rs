@@ -16,6 +16,7 @@ mod docker;
 mod duties;
 mod events;
 mod fields;
+mod ground;
 mod identity;
 mod inbox;
 pub mod join;
@@ -34,7 +35,7 @@ mod volumes;
 
 pub use config::{AgentConfig, LogLimits, PODS_MAX, RESOLV_CONF, Taint, WasmLimits};
 pub use mesh::MeshConfig;
-pub use netproxy::network::{Cidr, may_bind, may_configure};
+pub use netproxy::network::{Cidr, free_pair, hold, may_bind, may_configure};
 pub use runtime::images;
 
 use addresses::Pools;
@@ -43,8 +44,8 @@ use arc_swap::ArcSwap;
 use arrival::{Arrival, Place};
 use body::{Body, Session, Shared};
 use events::Recorder;
+use ground::Ground;
 use inbox::Inbox;
-use netproxy::network;
 use replica::{Keeper, Replica, Saved};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -118,15 +119,12 @@ async fn sail(
     let arrival = Arrival { config: &config, machine: &machine, uplink: &uplink, keeper: &keeper, sessions: &sessions };
     let Some(place) = arrival.run(&mut replica, &mut news, &shutdown).await else { return Ok(()) };
 
-    if config.mesh.is_some() && !config.control_plane {
-        mesh::check(&place.cluster)?;
-    }
-    let networks = claimed(&place)?;
-    network::claim(&networks).await.context("claim the cluster's networks (needs CAP_NET_ADMIN)")?;
+    let ground = Ground::prepare(&config, &place).await?;
     let (recorder, scribe) = Recorder::new(config.node_name.clone());
     tasks.spawn(scribe.run(uplink.clone(), sessions.subscribe(), shutdown.clone()));
     let (notes, duties) = mpsc::channel(duties::NOTES_MAX);
-    let body = Arc::new(assemble(config, Shore { place, machine, uplink, keeper, sessions, notes, recorder })?);
+    let shore = Shore { place, ground: ground.clone(), machine, uplink, keeper, sessions, notes, recorder };
+    let body = Arc::new(assemble(config, shore)?);
     let in_docker = staff(&body, calls, &mut tasks, &shutdown).await;
     let pod_network = mesh::start(&body, bulk);
     let node_changed = Arc::new(Notify::new());
@@ -143,8 +141,7 @@ async fn sail(
     pod_network.close().await;
     tasks.shutdown().await;
     body.proxy.shutdown().await;
-    network::release(&networks).await.context("release the cluster's networks")?;
-    Ok(())
+    ground.release().await
 }
 
 /// Answers the master's calls, each on its own, so many at once.
@@ -204,19 +201,10 @@ async fn follow(inbox: &mut Inbox, mut news: mpsc::Receiver<Down>, shutdown: &Ca
     }
 }
 
-/// The networks whose addresses this process takes for itself; none where all lies in 127.0.0.0/8.
-fn claimed(place: &Place) -> anyhow::Result<Vec<Cidr>> {
-    if place.cluster.loopback {
-        return Ok(Vec::new());
-    }
-    let [user_space, _] = addresses::halves(place.pod_cidr);
-    let services = &place.cluster.service_cidr;
-    Ok(vec![user_space, services.parse().with_context(|| format!("the cluster's service network {services}"))?])
-}
-
 /// What is known when the node can be assembled.
 struct Shore {
     place: Place,
+    ground: Ground,
     machine: machine::Machine,
     uplink: Uplink,
     keeper: Keeper,
@@ -235,7 +223,8 @@ fn open_images(config: &AgentConfig, uplink: &Uplink) -> anyhow::Result<images::
 
 /// Makes the parts that all rooms share.
 fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
-    let Shore { place: Place { cluster, pod_cidr }, machine, uplink, keeper, sessions, notes, recorder } = shore;
+    let Shore { place: Place { cluster, pod_cidr }, ground, machine, uplink, keeper, sessions, notes, recorder } =
+        shore;
     let mut engine = runtime::WasmConfig::new(config.data_dir.join("wasm"), config.commands.clone());
     engine.instances_max = config.wasm.instances_max;
     engine.instance_memory_bytes_max = config.wasm.instance_memory_bytes_max;
@@ -247,6 +236,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
     proxy.ingress_http_port = config.ingress_http_port;
     proxy.ingress_https_port = config.ingress_https_port;
     proxy.resolv_conf.clone_from(&config.resolv_conf);
+    proxy.stack = ground.stack().cloned();
     proxy.dns = cluster.cluster_dns.map(|address| (address, DNS_PORT).into());
     let images = open_images(&config, &uplink)?;
     Ok(Body {
@@ -259,7 +249,8 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
         uplink,
         notes,
         recorder,
-        docker: docker::open(&config, cluster.loopback, pod_cidr),
+        docker: docker::open(&config, &ground, pod_cidr),
+        ground,
         images,
         pools: Shared::new(Pools::new(pod_cidr)),
         ready: Shared::new(HashMap::new()),
@@ -273,7 +264,7 @@ fn assemble(config: AgentConfig, shore: Shore) -> anyhow::Result<Body> {
         policies: policy::Policies::default(),
         nodes_changed: Notify::new(),
         routed: watch::Sender::default(),
-        api: ArcSwap::new(Arc::new(cluster.api)),
+        api: ArcSwap::new(Arc::new(config.api(cluster.api))),
         cluster,
         pod_cidr,
         config,

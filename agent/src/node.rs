@@ -27,6 +27,8 @@ const RUNTIME_VERSION: &str = "wasmtime://48.0";
 const DOCKER_ANNOTATION: &str = "coracle.dev/docker";
 /// Label: whether this node runs OCI containers.
 const DOCKER_LABEL: &str = "coracle.dev/runtime-docker";
+/// Label: whether pods' addresses are the kernel's to know (`kernel`) or this process' (`user`).
+const NETWORK_LABEL: &str = "coracle.dev/network";
 /// Annotation: where other nodes may reach this one directly, `ip:port` separated by commas.
 const ENDPOINTS_ANNOTATION: &str = "coracle.dev/endpoints";
 /// How often the master is told that the node lives.
@@ -60,6 +62,8 @@ pub struct Report<'a> {
     pub pressure: Pressure,
     /// Docker's version, or why it is not offered.
     pub docker: &'a Result<String, String>,
+    /// What pods' addresses stand on; `None`: not known yet.
+    pub network: Option<&'static str>,
     /// Where other nodes may reach it; `None`: not known.
     pub endpoints: Option<&'a [SocketAddr]>,
     /// Its part of the pod network, if it has one: a Node that is made anew keeps it.
@@ -77,7 +81,7 @@ pub fn desired(
 ) -> Value {
     let mut node = current.cloned().unwrap_or_else(|| new_node(config, report.pod_cidr));
     let docker = report.docker;
-    let labels = labels(config, machine, docker.is_ok());
+    let labels = labels(config, machine, report);
     let metadata = object(&mut node, "metadata");
     let about_docker = docker.as_ref().unwrap_or_else(|reason| reason).as_str();
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
@@ -122,18 +126,21 @@ fn new_node(config: &AgentConfig, pod_cidr: Option<Cidr>) -> Value {
     node
 }
 
-fn labels(config: &AgentConfig, machine: &Machine, has_docker: bool) -> Map<String, Value> {
+fn labels(config: &AgentConfig, machine: &Machine, report: &Report<'_>) -> Map<String, Value> {
     let mut labels = Map::new();
     for (name, value) in [
         ("beta.kubernetes.io/arch", machine.arch),
         ("beta.kubernetes.io/os", "linux"),
-        (DOCKER_LABEL, if has_docker { "true" } else { "false" }),
+        (DOCKER_LABEL, if report.docker.is_ok() { "true" } else { "false" }),
         ("coracle.dev/runtime-wasm", "true"),
         ("kubernetes.io/arch", machine.arch),
         ("kubernetes.io/hostname", &config.node_name),
         ("kubernetes.io/os", "linux"),
     ] {
         labels.insert(name.into(), value.into());
+    }
+    if let Some(network) = report.network {
+        labels.insert(NETWORK_LABEL.into(), network.into());
     }
     if config.control_plane {
         labels.insert(GROUP_CONTROL_PLANE.into(), "true".into());
@@ -303,6 +310,7 @@ async fn settle(body: &Body, known: &mut Option<u64>, readiness: Readiness) -> O
         readiness,
         pressure: Pressure::look(&body.machine, &body.config.data_dir),
         docker: &docker::offer(body.docker.as_ref()),
+        network: Some(body.ground.name()),
         endpoints: endpoints.as_deref(),
         pod_cidr: Some(body.pod_cidr),
     };
@@ -361,6 +369,7 @@ mod tests {
             ingress_http_port: None,
             ingress_https_port: None,
             resolv_conf: crate::RESOLV_CONF.into(),
+            master: None,
             control_plane: false,
             labels: [("site".to_owned(), "harbour".to_owned())].into(),
             taints: vec![crate::Taint { key: "edge".into(), value: String::new(), effect: "NoSchedule".into() }],
@@ -380,6 +389,7 @@ mod tests {
             readiness,
             pressure: Pressure::default(),
             docker: &no_docker,
+            network: Some("user"),
             endpoints,
             pod_cidr,
         };
@@ -388,6 +398,7 @@ mod tests {
         assert_eq!(first["spec"], json!({"taints": [{"key": "edge", "effect": "NoSchedule"}]}));
         assert_eq!(first["metadata"]["labels"]["site"], "harbour");
         assert_eq!(first["metadata"]["labels"][DOCKER_LABEL], "false");
+        assert_eq!(first["metadata"]["labels"][NETWORK_LABEL], "user");
         assert_eq!(first["metadata"]["annotations"][ENDPOINTS_ANNOTATION], Value::Null);
         let addresses =
             json!([{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "Hostname", "address": "edge-1"}]);

@@ -211,6 +211,7 @@ fn config(data_dir: &Path, keeps_replica: bool, handle: tokio::runtime::Handle) 
         ingress_http_port: None,
         ingress_https_port: None,
         resolv_conf: crate::RESOLV_CONF.into(),
+        master: None,
         control_plane: true,
         labels: Default::default(),
         taints: Vec::new(),

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::network::Stack;
+
 /// How to set up a [`crate::Proxy`].
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -20,6 +22,8 @@ pub struct ProxyConfig {
     pub dns: Option<SocketAddr>,
     /// Where the host's own resolvers are named.
     pub resolv_conf: PathBuf,
+    /// The pod network in user space, where addresses of the cluster are elsewhere on this machine than they say.
+    pub stack: Option<Stack>,
     /// Runtime for everything that carries bytes.
     pub data: tokio::runtime::Handle,
     /// Bounds.
@@ -36,6 +40,7 @@ impl ProxyConfig {
             ingress_https_port: None,
             dns: None,
             resolv_conf: "/etc/resolv.conf".into(),
+            stack: None,
             data,
             limits: Limits::default(),
         }

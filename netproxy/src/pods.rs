@@ -145,7 +145,8 @@ struct Outside {
 
 /// Registers `handler` at `addr` and listens there if the kernel lets us. Must run inside the data runtime.
 pub(crate) fn serve(shared: &Arc<Shared>, addr: SocketAddr, handler: Arc<dyn Handler>) -> PodGuard {
-    let listening = listener::bind(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let listening = listener::bind(shared.local(addr));
+    let listening = listening.and_then(|listener| Ok((shared.shown(listener.local_addr()?, Protocol::Tcp), listener)));
     let (addr, listener) = match listening {
         Ok((addr, listener)) => (addr, Some(listener)),
         Err(error) => {
@@ -177,7 +178,8 @@ pub(crate) fn serve_on(
             move |stream, peer, connection: Connection| {
                 let (shared, target) = (owner.clone(), Target::Pod { addr, pod: served.clone() });
                 async move {
-                    match shared.permits(Some(peer.ip()), addr, Protocol::Tcp) {
+                    let asker = shared.shown(peer, Protocol::Tcp).ip();
+                    match shared.permits(Some(asker), addr, Protocol::Tcp) {
                         true => serve::connection(&shared, target, stream, &connection).await,
                         false => listener::reset(stream),
                     }
@@ -206,7 +208,7 @@ pub(crate) async fn connect(shared: &Arc<Shared>, addr: SocketAddr) -> std::io::
 }
 
 /// Two ends of one TCP connection of this process with itself.
-async fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
+pub(crate) async fn pair() -> std::io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let ours = TcpStream::connect(listener.local_addr()?).await?;
     let own = ours.local_addr()?;

@@ -95,11 +95,21 @@ pub trait Network: Send + Sync + 'static {
     }
     /// Looks a name up as the cluster's DNS would for this pod. No addresses is an error, not an empty list.
     fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, NetworkError>>;
-    /// Where a connection to `to` should really go: the virtual address of a Service becomes one of its endpoints,
-    /// anything else stays.
-    fn route(&self, to: SocketAddr) -> SocketAddr;
-    /// Whether policies let the pod open a connection or send a datagram to `to`, which is routed already. Not asked of a pod with
-    /// a namespace: there the kernel knows.
+    /// Where a connection or datagram to `to` should really go: the virtual address of a Service becomes one of its endpoints,
+    /// anything else stays, and what is of the cluster becomes the address at which this machine has it.
+    fn route(&self, to: SocketAddr, transport: Transport) -> SocketAddr;
+    /// Where a socket that a guest binds to an address of the pod's really is: there, but on a node without privilege.
+    fn bound(&self, address: SocketAddr) -> SocketAddr {
+        address
+    }
+    /// What a guest sees in place of an address of this machine: the reverse of [`Network::bound`] and [`Network::route`].
+    fn shown(&self, address: SocketAddr, _transport: Transport) -> SocketAddr {
+        address
+    }
+    /// A datagram socket of the pod's is at `at` of this machine, and hears and sends from now on.
+    fn hears(&self, _at: SocketAddr) {}
+    /// Whether policies let the pod open a connection or send a datagram to `to`, which is routed already and as
+    /// [`Network::shown`] has it. Not asked of a pod with a namespace: there the kernel knows.
     fn may_reach(&self, _to: SocketAddr, _transport: Transport) -> bool {
         true
     }
@@ -107,11 +117,11 @@ pub trait Network: Send + Sync + 'static {
     fn is_guarded(&self) -> bool {
         false
     }
-    /// Whether policies let `from` come to that port of the pod.
+    /// Whether policies let `from`, as [`Network::shown`] has it, come to that port of the pod.
     fn may_come(&self, _from: IpAddr, _port: u16, _transport: Transport) -> bool {
         true
     }
-    /// Whether `to` is in a network where the pod is known by its address, which its sockets then show.
+    /// Whether `to`, as [`Network::shown`] has it, is in a network where the pod is known by its address, which its sockets then show.
     fn is_inside(&self, _to: IpAddr) -> bool {
         false
     }

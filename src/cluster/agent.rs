@@ -5,12 +5,12 @@ use super::flags::AgentFlags;
 use super::network::{address_towards, own_address};
 use super::process::{NodeChoices, Threads, agent_config, raise_file_limit};
 use super::server::{default_data_dir, node_name};
-use agent::join::{self, Credentials, JoinConfig};
+use agent::join::{self, JoinConfig};
 use agent::replica;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use sync::node::LinkState;
@@ -46,14 +46,16 @@ async fn run(flags: AgentFlags, threads: &Threads) -> Result<ExitCode> {
         Err(_) if shutdown.is_cancelled() => return Ok(ExitCode::SUCCESS),
         joined => joined?,
     };
-    let node_ip = match flags.node.node_ip {
-        Some(address) => address,
-        None => address_of(&credentials).await,
-    };
+    let found = tokio::net::lookup_host((credentials.host.as_str(), credentials.port)).await;
+    let master: Vec<SocketAddr> = found.map(Iterator::collect).unwrap_or_default();
+    // where its name is not known now, the address of the default route
+    let towards = || master.iter().copied().find_map(address_towards).unwrap_or_else(own_address);
+    let node_ip = flags.node.node_ip.unwrap_or_else(towards);
     let choices = NodeChoices::of(&flags.node);
     let mut agent = agent_config(config.node_name.clone(), node_ip, config.data_dir.clone(), &choices, threads)?;
     let saved = replica::load(&config.data_dir);
     let (renewed, identity) = watch::channel(credentials.identity.clone());
+    agent.master = master.first().map(SocketAddr::ip);
     agent.mesh = Some(agent::MeshConfig::new(identity.clone()));
     // the link outlives the agent: what it says last is still sent
     let stop_link = CancellationToken::new();
@@ -106,13 +108,6 @@ fn read_token(file: &Path) -> Result<String> {
     let read = fs::File::open(file).and_then(|open| open.take(TOKEN_BYTES_MAX).read_to_string(&mut text));
     read.with_context(|| format!("--token-file: read {}", file.display()))?;
     Ok(text.trim().to_owned())
-}
-
-/// The address that this machine has towards its master; where the master's name is not known now, the one of the default
-/// route.
-async fn address_of(credentials: &Credentials) -> IpAddr {
-    let found = tokio::net::lookup_host((credentials.host.as_str(), credentials.port)).await;
-    found.ok().and_then(|mut found| found.find_map(address_towards)).unwrap_or_else(own_address)
 }
 
 /// Tells how the link is, each time that changes.

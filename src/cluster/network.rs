@@ -19,12 +19,6 @@ pub struct Networks {
     pub _claim: Option<UdpSocket>,
 }
 
-/// Loopback pairs are 127.64/16 with 127.65/16, up to 127.190/16 with 127.191/16.
-const PAIRS: u8 = 64;
-const FIRST: u8 = 64;
-/// The port that is held at the last address of a pod network.
-const CLAIM_PORT: u16 = 6443;
-
 impl Networks {
     /// The networks to use: those given, else by privilege. `seed` spreads clusters over the loopback pairs and gives the
     /// same one its own again.
@@ -48,18 +42,14 @@ impl Networks {
         ensure!(!overlap, "--cluster-cidr {pods} and --service-cidr {services} overlap");
         let loopback = pods.address.is_loopback();
         ensure!(loopback == services.address.is_loopback(), "{pods} and {services}: both inside 127.0.0.0/8, or none");
-        Ok(Self { pods, services, loopback, _claim: None })
+        // who has chosen them knows whether others do
+        let claim = if loopback { agent::hold(pods).ok() } else { None };
+        Ok(Self { pods, services, loopback, _claim: claim })
     }
 
     fn free(seed: u64, any: bool) -> Result<Self> {
-        let wanted = (seed % u64::from(PAIRS)) as u8;
-        let tries = if any { PAIRS } else { 1 };
-        for pair in (0..tries).map(|step| (wanted + step) % PAIRS) {
-            let (pods, services) = (network(127, FIRST + 2 * pair), network(127, FIRST + 2 * pair + 1));
-            let last = Ipv4Addr::new(127, FIRST + 2 * pair, 255, 254);
-            if let Ok(claim) = UdpSocket::bind((last, CLAIM_PORT)) {
-                return Ok(Self { pods, services, loopback: true, _claim: Some(claim) });
-            }
+        if let Some(([pods, services], claim)) = agent::free_pair(seed, any) {
+            return Ok(Self { pods, services, loopback: true, _claim: Some(claim) });
         }
         Err(anyhow::anyhow!("another cluster of this machine uses them; choose with --cluster-cidr and --service-cidr"))
             .context("take networks in 127.0.0.0/8")

@@ -153,6 +153,7 @@ pub fn agent_config(
         ingress_http_port: Some(choices.ingress_http_port),
         ingress_https_port: Some(choices.ingress_https_port),
         resolv_conf: choices.resolv_conf.clone(),
+        master: None,
         control_plane: false,
         mesh: None,
         labels: labels(&choices.labels)?,

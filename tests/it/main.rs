@@ -18,6 +18,7 @@ mod mixed;
 mod offline;
 mod policy;
 mod restart;
+mod rootless;
 mod streams;
 mod traffic;
 mod up;

@@ -180,13 +180,15 @@ fn cp_goes_both_ways() {
 }
 
 /// A `port-forward` that goes on, and where it listens for each port.
-struct Forward {
+pub struct Forward {
     child: Child,
-    ports: Vec<SocketAddr>,
+    /// Where it listens, in the order of the pod's ports.
+    pub ports: Vec<SocketAddr>,
 }
 
 impl Forward {
-    fn start(room: &User, client: &Path, pod: &str, ports: &[&str]) -> Self {
+    /// Waits until it listens.
+    pub fn start(room: &User, client: &Path, pod: &str, ports: &[&str]) -> Self {
         let mut command = room.command(client);
         command.args(["port-forward", "--address", "127.0.0.1", pod]).args(ports);
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();

@@ -60,14 +60,15 @@ async fn connect(body: &Body, pod: &Object, live: &LiveGuest, port: u16) -> Resu
         return match to_localhost(None, port).await {
             Ok(stream) => Ok(stream),
             // a program in this process has the node's address for its localhost
-            Err(cause) => TcpStream::connect(own)
+            Err(cause) => body
+                .ground
+                .connect(&own.ip().to_string(), port)
                 .await
                 .map_err(|_| format!("failed to connect to localhost:{port} on the node, {cause}")),
         };
     }
-    TcpStream::connect(own)
-        .await
-        .map_err(|error| format!("failed to connect to localhost:{port} of the pod, {}", dial("", own, &error)))
+    let connected = body.ground.connect(&own.ip().to_string(), port).await;
+    connected.map_err(|error| format!("failed to connect to localhost:{port} of the pod, {}", dial("", own, &error)))
 }
 
 /// The localhost of a namespace, or of the node.

@@ -5,6 +5,7 @@
 use super::files;
 use super::sandbox::Footing;
 use crate::body::Body as Node;
+use crate::ground::Ground;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::PodSpec;
 use netproxy::network::Cidr;
@@ -23,6 +24,7 @@ pub struct PodNetwork {
     /// Where the pod is known by its address.
     inside: Vec<Cidr>,
     proxy: Proxy,
+    ground: Ground,
 }
 
 impl PodNetwork {
@@ -32,7 +34,7 @@ impl PodNetwork {
         let mut view = files::view_of(node, object, spec, footing.address);
         view.dial = namespace.clone().map(|namespace| Arc::new(Inside(namespace)) as Arc<dyn Dial>);
         let inside = if view.host_network { Vec::new() } else { inside(node) };
-        Self { view: Arc::new(view), namespace, inside, proxy: node.proxy.clone() }
+        Self { view: Arc::new(view), namespace, inside, proxy: node.proxy.clone(), ground: node.ground.clone() }
     }
 }
 
@@ -64,8 +66,26 @@ impl Network for PodNetwork {
         })
     }
 
-    fn route(&self, to: SocketAddr) -> SocketAddr {
-        self.proxy.pick(self.view.address, to).unwrap_or(to)
+    fn route(&self, to: SocketAddr, transport: Transport) -> SocketAddr {
+        let to = self.proxy.pick(self.view.address, to).unwrap_or(to);
+        self.ground.stack().map_or(to, |stack| stack.reach(to, protocol(transport)))
+    }
+
+    fn bound(&self, address: SocketAddr) -> SocketAddr {
+        self.ground.stack().map_or(address, |stack| stack.local(address))
+    }
+
+    fn shown(&self, address: SocketAddr, transport: Transport) -> SocketAddr {
+        self.ground.stack().map_or(address, |stack| stack.shown(address, protocol(transport)))
+    }
+
+    fn hears(&self, at: SocketAddr) {
+        let Some(stack) = self.ground.stack() else { return };
+        if at.ip().is_unspecified() {
+            stack.sends_from(self.view.address, at.port());
+        } else if stack.local(SocketAddr::new(self.view.address, 0)).ip() == at.ip() {
+            stack.is_bound(stack.shown(at, Protocol::Udp).port());
+        }
     }
 
     fn may_reach(&self, to: SocketAddr, transport: Transport) -> bool {

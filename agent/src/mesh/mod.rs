@@ -9,7 +9,7 @@ mod tests;
 mod wire;
 
 use crate::body::Body;
-use anyhow::{Context, bail};
+use anyhow::Context;
 use k8s_openapi::api::core::v1::Node;
 use netproxy::network::{Cidr, Forwarding};
 use runtime::docker::{Docker, Health};
@@ -21,11 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use sync::mesh::{self, Neighbour, Network};
 use sync::slice::ENDPOINTS;
-use sync::{Bulk, ClusterFacts, Identity};
+use sync::{Bulk, Identity};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use wire::{Wire, WireConfig};
+use wire::{Device, Wire, WireConfig};
 
 /// How often this host is asked for its address.
 const ADDRESS_PERIOD: Duration = Duration::from_secs(30);
@@ -52,31 +52,16 @@ impl MeshConfig {
     }
 }
 
-/// Whether a cluster takes nodes beside its master's own.
-///
-/// # Errors
-/// With words for the user when it does not.
-pub fn check(cluster: &ClusterFacts) -> anyhow::Result<()> {
-    if cluster.loopback {
-        bail!(
-            "this cluster takes no other nodes: its server runs without CAP_NET_ADMIN, so its pods have addresses of \
-             127.0.0.0/8, which only its own machine reaches; start the server as root"
-        );
-    }
-    Ok(())
-}
-
 /// The pod network while it is kept.
 pub struct PodNetwork {
     task: Option<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-/// Reaches the pods of other nodes from now on, where the configuration says so and the cluster has such a network.
+/// Reaches the pods of other nodes from now on, where the configuration says so.
 pub fn start(body: &Arc<Body>, bulk: Bulk) -> PodNetwork {
     let stop = CancellationToken::new();
-    let config = body.config.mesh.clone().filter(|_| !body.cluster.loopback);
-    let task = config.map(|config| {
+    let task = body.config.mesh.clone().map(|config| {
         let kept = keep(body.clone(), config, bulk, stop.clone());
         // packets are moved where all bytes are
         body.config.data.spawn(kept)
@@ -97,16 +82,22 @@ impl PodNetwork {
 }
 
 async fn keep(body: Arc<Body>, config: MeshConfig, bulk: Bulk, stop: CancellationToken) {
-    let device = crate::docker::device(&body.config);
+    let device = match body.ground.stack() {
+        None => Device::Kernel(crate::docker::device(&body.config)),
+        Some(stack) => Device::User(stack.clone()),
+    };
     let rules = body.docker.clone().map(|docker| {
         let (bridge, pods) = crate::docker::bridge(&body.config, body.pod_cidr);
-        let forwarding = Forwarding { device: device.clone(), bridge, pods };
+        let forwarding = Forwarding { device: crate::docker::device(&body.config), bridge, pods };
         tokio::spawn(keep_rules(docker, forwarding, stop.clone()))
     });
+    if let Device::User(_) = device {
+        company(&body, &stop).await;
+    }
     while !stop.is_cancelled() {
         match open(&body, &config, device.clone(), bulk.clone()).await {
             Ok(wire) => {
-                tracing::info!(device, port = wire.port, "the pods of other nodes are reached");
+                tracing::info!(?device, port = wire.port, "the pods of other nodes are reached");
                 steer(&body, &wire, &stop).await;
                 wire.close().await;
             }
@@ -129,6 +120,20 @@ async fn keep(body: Arc<Body>, config: MeshConfig, bulk: Bulk, stop: Cancellatio
     }
 }
 
+/// Waits for another node: a cluster that lives in 127.0.0.0/8 has none usually, and needs no socket for them.
+async fn company(body: &Body, stop: &CancellationToken) {
+    loop {
+        let told = body.nodes_changed.notified();
+        if body.replica.load().all::<Node>(None).any(|node| *node.key().name != body.config.node_name) {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = told => {}
+        }
+    }
+}
+
 /// Tells the mesh of others and others of it, until either is no more.
 async fn steer(body: &Body, wire: &Wire, stop: &CancellationToken) {
     loop {
@@ -146,7 +151,7 @@ async fn steer(body: &Body, wire: &Wire, stop: &CancellationToken) {
     }
 }
 
-async fn open(body: &Body, config: &MeshConfig, device: String, bulk: Bulk) -> anyhow::Result<Wire> {
+async fn open(body: &Body, config: &MeshConfig, device: Device, bulk: Bulk) -> anyhow::Result<Wire> {
     let cluster = &body.cluster.cluster_cidr;
     let node_ca = CertificateDer::from_pem_slice(body.cluster.node_ca_pem.as_bytes());
     Wire::open(WireConfig {

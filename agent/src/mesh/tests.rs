@@ -187,7 +187,7 @@ impl Here {
         let (identity, renewed) = watch::channel(authority.node(name));
         let config = WireConfig {
             node: name.into(),
-            device: "coracle0".into(),
+            device: Device::Kernel("coracle0".into()),
             port: PORT,
             cluster: CLUSTER.parse().unwrap(),
             own: own.parse().unwrap(),

@@ -1,4 +1,5 @@
-//! The device and the mesh, joined: what the kernel routes to pods elsewhere goes out, what comes for pods here goes in.
+//! The device and the mesh, joined: what the kernel routes to pods elsewhere goes out, what comes for pods here goes in. Without
+//! the kernel's help, the stack in this process is the device.
 //!
 //! Deliberately absent: who the others are.
 
@@ -7,7 +8,7 @@ use super::network;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use netproxy::network::{Cidr, PacketReader, PacketWriter, Tun, TunConfig};
+use netproxy::network::{Cidr, PacketReader, PacketWriter, Stack, Tun, TunConfig};
 use rustls::pki_types::CertificateDer;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,12 +18,21 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// Where packets of pods here come from and go to.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// A device of the kernel's, of that name.
+    Kernel(String),
+    /// This process.
+    User(Stack),
+}
+
 /// What a wire is made of.
 pub struct WireConfig {
     /// The node's name.
     pub node: String,
-    /// Name of the device.
-    pub device: String,
+    /// Where packets of pods here come from and go to.
+    pub device: Device,
     /// UDP port of the mesh; 0 takes a free one.
     pub port: u16,
     /// The network of all pods.
@@ -37,6 +47,12 @@ pub struct WireConfig {
     pub bulk: Bulk,
 }
 
+/// What has to be ended with the wire.
+enum End {
+    Reader(JoinHandle<()>),
+    Stack(Stack),
+}
+
 /// The way to pods of other nodes, open.
 pub struct Wire {
     /// To be told of the others.
@@ -47,7 +63,7 @@ pub struct Wire {
     pub cluster: Cidr,
     /// Told when the device is no more: somebody has removed it.
     pub gone: CancellationToken,
-    reader: JoinHandle<()>,
+    end: End,
     stop: CancellationToken,
 }
 
@@ -58,8 +74,6 @@ impl Wire {
     /// When either cannot be had; nothing is left behind.
     pub async fn open(config: WireConfig) -> anyhow::Result<Self> {
         let IpAddr::V4(address) = config.own.address else { bail!("the pod network {} is not IPv4", config.own) };
-        let tun =
-            Tun::open(&TunConfig { name: config.device, address, network: config.cluster, mtu: DEVICE_MTU }).await?;
         let stop = CancellationToken::new();
         let mesh_config = mesh::Config {
             node: config.node,
@@ -69,24 +83,39 @@ impl Wire {
             node_ca: config.node_ca,
             bulk: config.bulk,
         };
-        let mesh = Mesh::start(mesh_config, ToKernel(Mutex::new(tun.writer())), stop.clone())?;
-        let port = mesh.port().context("the mesh's socket")?;
         let gone = CancellationToken::new();
-        let (packets, answers) = (tun.reader(HEAD_BYTES), tun.writer());
-        let (outward, stopped, tell) = (mesh.clone(), stop.clone(), gone.clone().drop_guard());
-        let reader = tokio::spawn(async move {
-            pump(packets, answers, outward, stopped).await;
-            drop(tell);
-        });
-        Ok(Self { mesh, port, cluster: config.cluster, gone, reader, stop })
+        let (mesh, end) = match config.device {
+            Device::Kernel(name) => {
+                let tun = Tun::open(&TunConfig { name, address, network: config.cluster, mtu: DEVICE_MTU }).await?;
+                let mesh = Mesh::start(mesh_config, ToKernel(Mutex::new(tun.writer())), stop.clone())?;
+                let (packets, answers) = (tun.reader(HEAD_BYTES), tun.writer());
+                let (outward, stopped, tell) = (mesh.clone(), stop.clone(), gone.clone().drop_guard());
+                let reader = tokio::spawn(async move {
+                    pump(packets, answers, outward, stopped).await;
+                    drop(tell);
+                });
+                (mesh, End::Reader(reader))
+            }
+            Device::User(stack) => {
+                let mesh = Mesh::start(mesh_config, ToStack(stack.clone()), stop.clone())?;
+                let outward = mesh.clone();
+                stack.attach(Some(Box::new(move |packet| outward.send(packet).is_none())));
+                (mesh, End::Stack(stack))
+            }
+        };
+        let port = mesh.port().context("the mesh's socket")?;
+        Ok(Self { mesh, port, cluster: config.cluster, gone, end, stop })
     }
 
     /// Ends connections and the device.
     pub async fn close(self) {
         self.stop.cancel();
         self.mesh.closed().await;
-        // it ends with the token, or has ended
-        let _ = self.reader.await;
+        match self.end {
+            // it ends with the token, or has ended
+            End::Reader(reader) => drop(reader.await),
+            End::Stack(stack) => stack.attach(None),
+        }
     }
 }
 
@@ -110,6 +139,19 @@ async fn pump(mut reader: PacketReader, mut answers: PacketWriter, mesh: Mesh, s
             }
             lost.clear();
         }
+    }
+}
+
+/// From the mesh to the stack of this process.
+struct ToStack(Stack);
+
+impl Deliver for ToStack {
+    fn deliver<'a>(&'a self, packets: &'a [Bytes]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for packet in packets {
+                self.0.deliver(packet).await;
+            }
+        })
     }
 }
 

@@ -335,6 +335,7 @@ impl Worker {
             guest: started.guest.clone(),
             container: wanted.clone(),
             address,
+            ground: self.body.ground.clone(),
             doors: self.doors.clone(),
         });
         let guest = started.guest.clone();

@@ -2,6 +2,7 @@
 
 use super::{grpc, http};
 use crate::container::guest::Guest;
+use crate::ground::Ground;
 use crate::routes::port_number;
 use k8s_openapi::api::core::v1::{Container, ExecAction, LifecycleHandler, Probe, TCPSocketAction};
 use netproxy::Handler;
@@ -10,7 +11,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// As much of a command's output as a message shows.
 const OUTPUT_BYTES_MAX: usize = 10 << 10;
@@ -44,6 +44,8 @@ pub struct Target {
     pub container: Container,
     /// The pod's address.
     pub address: IpAddr,
+    /// What it stands on.
+    pub ground: Ground,
     /// The pod's HTTP components.
     pub doors: Arc<Doors>,
 }
@@ -58,7 +60,7 @@ impl Target {
             return self.ask_tcp(action, timeout).await;
         }
         if let Some(action) = &probe.grpc {
-            return grpc::ask(action, self.address, &self.doors, timeout).await;
+            return grpc::ask(action, self.address, &self.ground, &self.doors, timeout).await;
         }
         let Some(action) = &probe.exec else { return Err("missing probe handler".into()) };
         match tokio::time::timeout(timeout, run_exec(&self.guest, action)).await {
@@ -73,7 +75,7 @@ impl Target {
         timeout: Duration,
     ) -> Result<(), String> {
         let url = http::url(action, &self.container, self.address)?;
-        let asking = http::send_http(action, &self.container, self.address, &self.doors);
+        let asking = http::send_http(action, &self.container, self.address, &self.ground, &self.doors);
         let response = match tokio::time::timeout(timeout, asking).await {
             Ok(response) => response.map_err(|cause| format!("Get {url:?}: {cause}"))?,
             Err(_) => {
@@ -95,7 +97,7 @@ impl Target {
             return Ok(());
         }
         let host = host.map_or_else(|| self.address.to_string(), ToOwned::to_owned);
-        match tokio::time::timeout(timeout, TcpStream::connect((host.as_str(), port))).await {
+        match tokio::time::timeout(timeout, self.ground.connect(&host, port)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(dial_error(&host, port, &error)),
             Err(_) => Err(format!("dial tcp {}: i/o timeout", joined(&host, port))),
@@ -110,7 +112,9 @@ pub async fn run_hook(hook: &LifecycleHandler, target: &Target) -> Result<(), St
         return Ok(());
     }
     if let Some(action) = &hook.http_get {
-        return http::send_http(action, &target.container, target.address, &target.doors).await.map(drop);
+        return http::send_http(action, &target.container, target.address, &target.ground, &target.doors)
+            .await
+            .map(drop);
     }
     match &hook.exec {
         Some(action) => run_exec(&target.guest, action).await,

@@ -3,6 +3,7 @@
 
 use super::Doors;
 use crate::container::chain;
+use crate::ground::Ground;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
@@ -12,7 +13,6 @@ use k8s_openapi::api::core::v1::GRPCAction;
 use netproxy::Body;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -46,7 +46,13 @@ const UNIMPLEMENTED: usize = 12;
 ///
 /// # Errors
 /// In the kubelet's words.
-pub async fn ask(action: &GRPCAction, address: IpAddr, doors: &Doors, timeout: Duration) -> Result<(), String> {
+pub async fn ask(
+    action: &GRPCAction,
+    address: IpAddr,
+    ground: &Ground,
+    doors: &Doors,
+    timeout: Duration,
+) -> Result<(), String> {
     let port = u16::try_from(action.port).map_err(|_| "couldn't find port".to_owned())?;
     let at = SocketAddr::new(address, port);
     let until = Instant::now() + timeout;
@@ -59,7 +65,7 @@ pub async fn ask(action: &GRPCAction, address: IpAddr, doors: &Doors, timeout: D
             (answer, None)
         }
         None => {
-            let (mut sender, connection) = connect(at, until, timeout).await?;
+            let (mut sender, connection) = connect(at, ground, until, timeout).await?;
             let answer = tokio::time::timeout_at(until, sender.send_request(request)).await;
             let answer = answer.map_err(|_| slow(timeout))?.map_err(|error| failed("Unavailable", &chain(&error)))?;
             (answer.map(|body| body.map_err(Into::into).boxed_unsync()), Some(connection))
@@ -82,12 +88,13 @@ fn failed(code: &str, description: &str) -> String {
 /// A connection, tried for as long as there is time.
 async fn connect(
     at: SocketAddr,
+    ground: &Ground,
     until: Instant,
     timeout: Duration,
 ) -> Result<(http2::SendRequest<Body>, AbortOnDropHandle<()>), String> {
     let trying = async {
         loop {
-            if let Ok(stream) = TcpStream::connect(at).await
+            if let Ok(stream) = ground.connect(&at.ip().to_string(), at.port()).await
                 && let Ok((sender, connection)) =
                     http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await
             {

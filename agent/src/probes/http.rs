@@ -4,6 +4,7 @@
 use super::{Doors, dial_error};
 use crate::anyone;
 use crate::container::chain;
+use crate::ground::Ground;
 use crate::routes::port_number;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
@@ -15,7 +16,6 @@ use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
@@ -35,6 +35,7 @@ pub async fn send_http(
     action: &HTTPGetAction,
     container: &Container,
     address: IpAddr,
+    ground: &Ground,
     doors: &Doors,
 ) -> Result<Response<()>, String> {
     let first = Url::parse(&url(action, container, address)?).map_err(|error| error.to_string())?;
@@ -44,7 +45,7 @@ pub async fn send_http(
     let mut next = first.clone();
     for _ in 0..REQUESTS_MAX {
         let is_absolute = next.origin() != first.origin();
-        let response = send(&next, &headers, is_absolute, pod, doors).await?;
+        let response = send(&next, &headers, is_absolute, pod, ground, doors).await?;
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         let Some(location) = location.filter(|_| is_redirect(response.status())) else { return Ok(response) };
         let target =
@@ -66,6 +67,7 @@ async fn send(
     headers: &HeaderMap,
     is_elsewhere: bool,
     pod: Option<IpAddr>,
+    ground: &Ground,
     doors: &Doors,
 ) -> Result<Response<()>, String> {
     let (host, port) = place(url)?;
@@ -78,8 +80,7 @@ async fn send(
     let response = match door {
         Some(door) => door.call(request).await.map_err(|error| error.to_string())?,
         None => {
-            let stream =
-                TcpStream::connect((host.as_str(), port)).await.map_err(|error| dial_error(&host, port, &error))?;
+            let stream = ground.connect(&host, port).await.map_err(|error| dial_error(&host, port, &error))?;
             if url.scheme() == "https" {
                 let name = ServerName::try_from(host.clone()).map_err(|error| error.to_string())?;
                 let connector = connector()?;

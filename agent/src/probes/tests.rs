@@ -2,6 +2,7 @@
 
 use super::http::send_http;
 use super::{Doors, Tally, grpc};
+use crate::ground::Ground;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -70,7 +71,8 @@ fn get(addr: SocketAddr, path: &str) -> HTTPGetAction {
 
 async fn asked(action: &HTTPGetAction, addr: SocketAddr) -> Result<u16, String> {
     let container = Container::default();
-    send_http(action, &container, addr.ip(), &Doors::default()).await.map(|response| response.status().as_u16())
+    let response = send_http(action, &container, addr.ip(), &Ground::default(), &Doors::default()).await;
+    response.map(|response| response.status().as_u16())
 }
 
 #[tokio::test]
@@ -156,7 +158,8 @@ async fn grpc_health_is_asked() {
     });
     let ask = async |addr: SocketAddr, service: Option<&str>, timeout_ms| {
         let action = GRPCAction { port: addr.port().into(), service: service.map(ToOwned::to_owned) };
-        grpc::ask(&action, addr.ip(), &Doors::default(), Duration::from_millis(timeout_ms)).await
+        let timeout = Duration::from_millis(timeout_ms);
+        grpc::ask(&action, addr.ip(), &Ground::default(), &Doors::default(), timeout).await
     };
     for (service, expected) in [
         (None, Ok(())),

@@ -16,6 +16,7 @@ use crate::dns::forward::Wish;
 use crate::dns::wire::{self, Reply, Zone};
 use crate::listener;
 use crate::problems::About;
+use crate::routes::Protocol;
 use crate::service::udp;
 use crate::shared::Shared;
 
@@ -28,9 +29,9 @@ pub(crate) struct Dns {
 
 /// Binds both listeners on one port and serves until `shared.stop`. Must run inside the data runtime.
 pub(crate) fn start(shared: &Arc<Shared>, addr: SocketAddr) -> Option<SocketAddr> {
-    let bound = udp::bind(addr).and_then(|udp| {
+    let bound = udp::bind(shared.local(addr)).and_then(|udp| {
         let addr = udp.local_addr()?;
-        Ok((addr, udp, listener::bind(addr)?))
+        Ok((shared.shown(addr, Protocol::Udp), udp, listener::bind(addr)?))
     });
     let (own, udp, tcp) = match bound {
         Ok(bound) => bound,

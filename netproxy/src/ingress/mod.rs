@@ -21,6 +21,7 @@ use crate::balance::{Among, Door, Way};
 use crate::connections::{Connection, Connections};
 use crate::listener;
 use crate::problems::About;
+use crate::routes::Protocol;
 use crate::shared::Shared;
 use crate::web::reply::{Refusal, Reply, words};
 use crate::web::serve::{body, drive, sniff};
@@ -92,7 +93,7 @@ impl Ingress {
             let stop = shared.stop.child_token();
             shared.data.spawn(listener::accept(listener, connections, stop, move |stream, peer, connection| {
                 let scheme = if tls.is_some() { "https" } else { "http" };
-                let front = Front { scheme, peer: peer.ip(), port: addr.port() };
+                let front = Front { scheme, peer: owner.shown(peer, Protocol::Tcp).ip(), port: addr.port() };
                 serve(owner.clone(), tls.clone(), stream, front, connection)
             }));
         }

@@ -14,12 +14,19 @@ pub fn may_enter_namespaces() -> bool {
 
 /// Whether this process has CAP_NET_BIND_SERVICE or the kernel lets anyone bind `port`.
 pub fn may_bind(port: u16) -> bool {
+    port >= first_free_port()
+}
+
+/// The first port that the kernel lets this process bind; 0 where all are free.
+pub fn first_free_port() -> u16 {
     const CAP_NET_BIND_SERVICE: u32 = 10;
-    let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok())
-        .unwrap_or(1024);
-    u32::from(port) >= first_free || has_capability(CAP_NET_BIND_SERVICE)
+    /// The kernel's default.
+    const USUAL: u16 = 1024;
+    if has_capability(CAP_NET_BIND_SERVICE) {
+        return 0;
+    }
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL)
 }
 
 fn has_capability(bit: u32) -> bool {

@@ -11,7 +11,7 @@ use crate::connections::Connection;
 use crate::listener::reset;
 use crate::pods::{Endpoint, Open};
 use crate::routes::Protocol;
-use crate::shared::Shared;
+use crate::shared::{Shared, connect};
 use crate::web::serve::{self, Target};
 
 /// Serves an accepted connection to its end.
@@ -22,13 +22,14 @@ pub(crate) async fn connection(
     peer: SocketAddr,
     connection: Connection,
 ) {
-    if !way.admits(peer.ip()) {
+    let asker = asker(&shared, &client, peer);
+    let peer = shared.shown(peer, Protocol::Tcp).ip();
+    if !way.admits(peer) {
         return reset(client);
     }
-    match reach(&shared, &way, peer.ip(), asker(&client, peer)).await {
+    match reach(&shared, &way, peer, asker).await {
         Some(Reached::Local) => {
-            let target = Target::Port { way, client: peer.ip(), asker: asker(&client, peer) };
-            serve::connection(&shared, target, client, &connection).await;
+            serve::connection(&shared, Target::Port { way, client: peer, asker }, client, &connection).await;
         }
         Some(Reached::Socket(upstream, _open)) => {
             connection.drive_plain(carry(client, upstream)).await;
@@ -44,9 +45,9 @@ enum Reached {
 
 /// Whom policies judge: the client, unless the kernel gave a socket of this node, which named no address of its own, that which
 /// it connects to.
-fn asker(stream: &TcpStream, peer: SocketAddr) -> Option<IpAddr> {
+fn asker(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Option<IpAddr> {
     let is_self = stream.local_addr().is_ok_and(|local| local.ip() == peer.ip());
-    (!is_self).then_some(peer.ip())
+    (!is_self).then(|| shared.shown(peer, Protocol::Tcp).ip())
 }
 
 /// An endpoint that takes the connection; the next one if it does not. None at all if policies let the asker reach none.
@@ -74,7 +75,8 @@ async fn reach(shared: &Shared, way: &Way, client: IpAddr, asker: Option<IpAddr>
 /// A connection to an endpoint's socket.
 pub(crate) async fn dial(shared: &Shared, endpoint: &Arc<Endpoint>) -> std::io::Result<(TcpStream, Open)> {
     let open = endpoint.open();
-    let stream = tokio::time::timeout(shared.limits.connect_timeout, TcpStream::connect(endpoint.addr)).await??;
+    let connecting = connect(shared.stack.as_ref(), endpoint.addr);
+    let stream = tokio::time::timeout(shared.limits.connect_timeout, connecting).await??;
     stream.set_nodelay(true)?;
     Ok((stream, open))
 }

@@ -189,7 +189,7 @@ fn start(
     let (protocol, addr) = place;
     match protocol {
         Protocol::Tcp => {
-            let listener = listener::bind(addr)?;
+            let listener = listener::bind(shared.local(addr))?;
             let shared = shared.clone();
             // Bounds are the listener's, but its connections are told to finish only when the whole proxy stops.
             let connections =
@@ -202,7 +202,7 @@ fn start(
             ));
         }
         Protocol::Udp => {
-            let socket = udp::bind(addr)?;
+            let socket = udp::bind(shared.local(addr))?;
             shared.data.spawn(udp::serve(shared.clone(), socket, move || serves.load().way(), stop));
         }
     }

@@ -2,7 +2,7 @@
 //! endpoint is gone. Sessions are bounded; the one idle longest makes room.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,17 +73,16 @@ async fn session(
     client: SocketAddr,
     stop: &CancellationToken,
 ) -> Option<Arc<UdpSocket>> {
-    if let Some(upstream) = sessions.existing(client, way) {
+    let from = shared.shown(client, Protocol::Udp).ip();
+    if let Some(upstream) = sessions.existing(client, from, way) {
         return Some(upstream);
     }
-    if !way.admits(client.ip()) {
+    if !way.admits(from) {
         return None;
     }
-    let endpoint = choose(shared, socket, way, client)?;
-    let any: SocketAddr = if endpoint.addr.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
-    let upstream = UdpSocket::bind(any).await.ok()?;
-    upstream.connect(endpoint.addr).await.ok()?;
-    let upstream = Arc::new(upstream);
+    let is_self = socket.local_addr().is_ok_and(|local| local.ip() == client.ip());
+    let endpoint = choose(shared, way, from, (!is_self).then_some(from))?;
+    let upstream = Arc::new(shared.connect_udp(endpoint.addr).await.ok()?);
     let session = Session {
         upstream: upstream.clone(),
         endpoint: endpoint.addr,
@@ -110,14 +109,12 @@ async fn session(
     Some(upstream)
 }
 
-/// An endpoint that policies let the client reach. A client that has the Service's own address is a socket of this node that named none:
-/// whose it is cannot be told here, and was judged before if it is a pod's.
-fn choose(shared: &Shared, socket: &UdpSocket, way: &Way, client: SocketAddr) -> Option<Arc<Endpoint>> {
-    let is_self = socket.local_addr().is_ok_and(|local| local.ip() == client.ip());
-    let asker = (!is_self).then_some(client.ip());
+/// An endpoint that policies let the asker reach. A client that has the Service's own address is a socket of this node that named none,
+/// and no asker: whose it is cannot be told here, and was judged before if it is a pod's.
+fn choose(shared: &Shared, way: &Way, client: IpAddr, asker: Option<IpAddr>) -> Option<Arc<Endpoint>> {
     let mut refused = Vec::new();
     loop {
-        let endpoint = way.choose(Among::All, &refused, Some(client.ip()))?;
+        let endpoint = way.choose(Among::All, &refused, Some(client))?;
         if shared.permits(asker, endpoint.addr, Protocol::Udp) {
             return Some(endpoint);
         }
@@ -168,10 +165,11 @@ impl Back {
 }
 
 impl Sessions {
-    fn existing(&self, client: SocketAddr, way: &Way) -> Option<Arc<UdpSocket>> {
+    /// The session of a client, whose address is `from` to the cluster.
+    fn existing(&self, client: SocketAddr, from: IpAddr, way: &Way) -> Option<Arc<UdpSocket>> {
         let mut open = self.lock();
         let session = open.get(&client)?;
-        if !way.has(session.endpoint) || !way.admits(client.ip()) {
+        if !way.has(session.endpoint) || !way.admits(from) {
             session.stop.cancel();
             open.remove(&client);
             return None;

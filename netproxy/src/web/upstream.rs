@@ -22,7 +22,9 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Limits;
 use crate::handler::{Body, BoxError, empty};
+use crate::network::Stack;
 use crate::pods::Open;
+use crate::shared::connect;
 use crate::view::Via;
 use crate::web::headers;
 
@@ -46,10 +48,10 @@ impl Origin {
         Self { addr, security, via: None }
     }
 
-    async fn connect(&self) -> std::io::Result<TcpStream> {
+    async fn connect(&self, stack: Option<&Stack>) -> std::io::Result<TcpStream> {
         let stream = match &self.via {
             Some(Via(dial)) => dial.connect(self.addr).await?,
-            None => TcpStream::connect(self.addr).await?,
+            None => connect(stack, self.addr).await?,
         };
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -85,6 +87,7 @@ pub(crate) struct Upstreams {
     reaping: AtomicBool,
     tls: OnceLock<Result<TlsConnector, String>>,
     data: tokio::runtime::Handle,
+    stack: Option<Stack>,
     idle_max: usize,
     idle_timeout: Duration,
     connect_timeout: Duration,
@@ -98,13 +101,14 @@ struct Kept {
 }
 
 impl Upstreams {
-    pub(crate) fn new(limits: &Limits, data: tokio::runtime::Handle) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits, data: tokio::runtime::Handle, stack: Option<Stack>) -> Arc<Self> {
         Arc::new(Self {
             shards: Default::default(),
             hasher: RandomState::new(),
             reaping: AtomicBool::new(false),
             tls: OnceLock::new(),
             data,
+            stack,
             idle_max: limits.upstream_idle_max,
             idle_timeout: limits.upstream_idle_timeout,
             connect_timeout: limits.connect_timeout,
@@ -216,24 +220,25 @@ impl Upstreams {
             Security::Tls(name) => {
                 let connector = self.connector()?;
                 let (origin, name, timeout) = (origin.clone(), name.clone(), self.connect_timeout);
+                let stack = self.stack.clone();
                 self.on_data(timeout, async move {
-                    let tls = connector.connect(name, origin.connect().await?).await?;
+                    let tls = connector.connect(name, origin.connect(stack.as_ref()).await?).await?;
                     http1_on(TokioIo::new(tls)).await
                 })
                 .await
             }
             _ => {
-                let origin = origin.clone();
-                let dialing = async move { http1_on(TokioIo::new(origin.connect().await?)).await };
+                let (origin, stack) = (origin.clone(), self.stack.clone());
+                let dialing = async move { http1_on(TokioIo::new(origin.connect(stack.as_ref()).await?)).await };
                 self.on_data(self.connect_timeout, dialing).await
             }
         }
     }
 
     async fn dial_http2(&self, origin: &Origin) -> Result<Http2, BoxError> {
-        let origin = origin.clone();
+        let (origin, stack) = (origin.clone(), self.stack.clone());
         self.on_data(self.connect_timeout, async move {
-            let io = TokioIo::new(origin.connect().await?);
+            let io = TokioIo::new(origin.connect(stack.as_ref()).await?);
             let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
             tokio::spawn(connection);
             Ok(sender)

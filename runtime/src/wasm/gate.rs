@@ -40,7 +40,7 @@ impl Gate {
         Arc::new(Self { network, is_only, known: Mutex::default() })
     }
 
-    /// The answer to wasmtime.
+    /// The answer to wasmtime. The address is as [`Network::shown`] has it.
     pub(super) fn allows(&self, address: SocketAddr, act: SocketAddrUse) -> bool {
         if !is_allowed(address, act, self.network.address()) {
             return false;
@@ -136,7 +136,7 @@ mod tests {
             Box::pin(async move { Err(NetworkError::NameNotFound(name)) })
         }
 
-        fn route(&self, to: SocketAddr) -> SocketAddr {
+        fn route(&self, to: SocketAddr, _: Transport) -> SocketAddr {
             to
         }
 

@@ -118,11 +118,14 @@ impl WasiHttpView for Host {
 pub(super) fn component_store(engine: &Engine, sandbox: &Arc<Sandbox>, account: &Arc<Account>) -> Store<Host> {
     let mut table = ResourceTable::new();
     table.set_max_capacity(TABLE_ENTRIES_MAX);
-    let (pod, is_inside) = (sandbox.network.address(), sandbox.network.namespace().is_some());
-    let gate = sandbox.gate.clone();
-    let is_allowed = move |address, act| match is_inside {
-        true => sockets::is_allowed_inside(address, act, pod),
-        false => gate.allows(address, act),
+    let (network, gate) = (sandbox.network.clone(), sandbox.gate.clone());
+    let (pod, is_inside) = (network.address(), network.namespace().is_some());
+    let is_allowed = move |address, act| {
+        let address = network.shown(address, sockets::transport(act));
+        match is_inside {
+            true => sockets::is_allowed_inside(address, act, pod),
+            false => gate.allows(address, act),
+        }
     };
     let wasi = sandbox
         .context()

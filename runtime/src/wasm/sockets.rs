@@ -3,6 +3,7 @@
 //! Only the functions that carry an address are redefined; each edits the address and calls the original. A guest can
 //! bind nothing but its pod's address, so pods cannot take each other's ports or the node's. Inside the cluster a socket shows that address
 //! too, so that others know who comes; to the outside the kernel chooses one that is answered. Policies are asked by [`super::gate`].
+//! Where the node has the cluster's addresses elsewhere ([`Network::bound`]), sockets are there, and guests and policies hear of the cluster's.
 //!
 //! A pod with a network namespace needs less: its sockets are made in there, and only what is routed is still edited.
 //!
@@ -16,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::task::Poll;
 
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::{Linker, LinkerInstance, Resource};
 use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, Host as _, IpAddressFamily, IpSocketAddress};
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
@@ -118,7 +119,7 @@ fn tcp(linker: &mut Linker<Host>) -> Result<()> {
         "[method]tcp-socket.start-bind",
         |mut store, (socket, network, address): Bind<TcpSocket>| {
             Box::new(async move {
-                let Ok(address) = bound(store.data(), address, Protocol::Tcp) else {
+                let Ok(address) = bound(store.data(), address, Transport::Tcp) else {
                     return Ok((Err(ErrorCode::AddressNotBindable),));
                 };
                 let done = HostTcpSocket::start_bind(&mut store.data_mut().sockets(), socket, network, address).await;
@@ -130,8 +131,8 @@ fn tcp(linker: &mut Linker<Host>) -> Result<()> {
         "[method]tcp-socket.start-connect",
         |mut store, (socket, network, address): Bind<TcpSocket>| {
             Box::new(async move {
-                let address = routed(store.data(), address);
-                if let Some(own) = shown(store.data(), address) {
+                let address = routed(store.data(), address, Transport::Tcp);
+                if let Some(own) = source(store.data(), address, Transport::Tcp) {
                     let done = show_tcp(store.data_mut(), &socket, &network, own).await;
                     if let Err(error) = code(store.data_mut(), done)? {
                         return Ok((Err(error),));
@@ -148,15 +149,39 @@ fn tcp(linker: &mut Linker<Host>) -> Result<()> {
             let done = accept(store.data_mut(), socket);
             Ok((code(store.data_mut(), done)?,))
         },
+    )?;
+    instance.func_wrap(
+        "[method]tcp-socket.local-address",
+        |mut store: StoreContextMut<'_, Host>, (socket,): (Resource<TcpSocket>,)| {
+            let address = HostTcpSocket::local_address(&mut store.data_mut().sockets(), socket);
+            Ok((shown(store.data_mut(), address, Transport::Tcp)?,))
+        },
+    )?;
+    instance.func_wrap(
+        "[method]tcp-socket.remote-address",
+        |mut store: StoreContextMut<'_, Host>, (socket,): (Resource<TcpSocket>,)| {
+            let address = HostTcpSocket::remote_address(&mut store.data_mut().sockets(), socket);
+            Ok((shown(store.data_mut(), address, Transport::Tcp)?,))
+        },
     )
 }
 
-/// The address that a socket is to show where it connects to, if it may not be left to the kernel.
-fn shown(host: &Host, to: IpSocketAddress) -> Option<IpSocketAddress> {
+/// An address as the cluster knows it.
+fn shown(
+    host: &mut Host,
+    address: SocketResult<IpSocketAddress>,
+    transport: Transport,
+) -> Result<Result<IpSocketAddress, ErrorCode>> {
+    let network = host.sandbox.network.clone();
+    code(host, address.map(|address| network.shown(address.into(), transport).into()))
+}
+
+/// Where a socket is to be bound to show the pod's address where it connects to, if that may not be left to the kernel.
+fn source(host: &Host, to: IpSocketAddress, transport: Transport) -> Option<IpSocketAddress> {
     let network = &host.sandbox.network;
-    let (to, own) = (SocketAddr::from(to), network.address());
+    let (to, own) = (network.shown(to.into(), transport), network.address());
     let is_ours = network.namespace().is_none() && to.is_ipv4() == own.is_ipv4() && network.is_inside(to.ip());
-    is_ours.then(|| SocketAddr::new(own, 0).into())
+    is_ours.then(|| network.bound(SocketAddr::new(own, 0)).into())
 }
 
 /// Binds a socket to the pod's address, unless its guest has bound it.
@@ -179,17 +204,17 @@ type Accepted = (Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutp
 
 /// A connection that policies let in at the port it came to; others are closed, as if they had not come.
 fn accept(host: &mut Host, socket: Resource<TcpSocket>) -> SocketResult<Accepted> {
-    let gate = host.sandbox.gate.clone();
-    let is_inside = host.sandbox.network.namespace().is_some();
+    let (gate, network) = (host.sandbox.gate.clone(), host.sandbox.network.clone());
     let mut sockets = host.sockets();
     let (accepted, input, output) = HostTcpSocket::accept(&mut sockets, socket)?;
-    if is_inside {
+    if network.namespace().is_some() {
         return Ok((accepted, input, output));
     }
     let same = || Resource::new_borrow(accepted.rep());
+    let shown = |address: IpSocketAddress| network.shown(address.into(), Transport::Tcp);
     // a peer that has gone already can do no harm
-    let from = HostTcpSocket::remote_address(&mut sockets, same()).map(SocketAddr::from);
-    let at = HostTcpSocket::local_address(&mut sockets, same()).map(SocketAddr::from);
+    let from = HostTcpSocket::remote_address(&mut sockets, same()).map(shown);
+    let at = HostTcpSocket::local_address(&mut sockets, same()).map(shown);
     let is_welcome = match (from, at) {
         (Ok(from), Ok(at)) => gate.admits(from, at.port(), Transport::Tcp),
         _ => true,
@@ -209,7 +234,7 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
         "[method]udp-socket.start-bind",
         |mut store, (socket, network, address): Bind<UdpSocket>| {
             Box::new(async move {
-                let Ok(address) = bound(store.data(), address, Protocol::Udp) else {
+                let Ok(address) = bound(store.data(), address, Transport::Udp) else {
                     return Ok((Err(ErrorCode::AddressNotBindable),));
                 };
                 let done = HostUdpSocket::start_bind(&mut store.data_mut().sockets(), socket, network, address).await;
@@ -221,7 +246,7 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
         "[method]udp-socket.stream",
         |mut store, (socket, remote): (Resource<UdpSocket>, Option<IpSocketAddress>)| {
             Box::new(async move {
-                let remote = remote.map(|address| routed(store.data(), address));
+                let remote = remote.map(|address| routed(store.data(), address, Transport::Udp));
                 let done = stream(store.data_mut(), socket, remote).await;
                 Ok((code(store.data_mut(), done)?,))
             })
@@ -236,8 +261,12 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
             if let Ok(datagrams) = &mut done
                 && host.sandbox.network.namespace().is_none()
             {
-                let gate = &host.sandbox.gate;
-                datagrams.retain(|datagram| gate.admits(datagram.remote_address.into(), port, Transport::Udp));
+                let (network, gate) = (&host.sandbox.network, &host.sandbox.gate);
+                datagrams.retain_mut(|datagram| {
+                    let from = network.shown(datagram.remote_address.into(), Transport::Udp);
+                    datagram.remote_address = from.into();
+                    gate.admits(from, port, Transport::Udp)
+                });
             }
             Ok((code(store.data_mut(), done)?,))
         },
@@ -247,12 +276,32 @@ fn udp(linker: &mut Linker<Host>) -> Result<()> {
         |mut store: StoreContextMut<'_, Host>,
          (stream, datagrams): (Resource<OutgoingDatagramStream>, Vec<OutgoingDatagram>)| {
             let route = |mut datagram: OutgoingDatagram| {
-                datagram.remote_address = datagram.remote_address.map(|address| routed(store.data(), address));
+                let to = datagram.remote_address;
+                datagram.remote_address = to.map(|address| routed(store.data(), address, Transport::Udp));
                 datagram
             };
             let datagrams = datagrams.into_iter().map(route).collect();
             let done = HostOutgoingDatagramStream::send(&mut store.data_mut().sockets(), stream, datagrams);
             Ok((code(store.data_mut(), done)?,))
+        },
+    )?;
+    udp_shown(&mut instance)
+}
+
+/// What a guest is told of a socket's addresses.
+fn udp_shown(instance: &mut LinkerInstance<'_, Host>) -> Result<()> {
+    instance.func_wrap(
+        "[method]udp-socket.local-address",
+        |mut store: StoreContextMut<'_, Host>, (socket,): (Resource<UdpSocket>,)| {
+            let address = HostUdpSocket::local_address(&mut store.data_mut().sockets(), socket);
+            Ok((shown(store.data_mut(), address, Transport::Udp)?,))
+        },
+    )?;
+    instance.func_wrap(
+        "[method]udp-socket.remote-address",
+        |mut store: StoreContextMut<'_, Host>, (socket,): (Resource<UdpSocket>,)| {
+            let address = HostUdpSocket::remote_address(&mut store.data_mut().sockets(), socket);
+            Ok((shown(store.data_mut(), address, Transport::Udp)?,))
         },
     )
 }
@@ -265,13 +314,19 @@ async fn stream(
     socket: Resource<UdpSocket>,
     remote: Option<IpSocketAddress>,
 ) -> SocketResult<Streams> {
-    if let Some(own) = remote.and_then(|remote| shown(host, remote)) {
+    if let Some(own) = remote.and_then(|remote| source(host, remote, Transport::Udp)) {
         show_udp(host, &socket, own).await?;
     }
-    let same = Resource::new_borrow(socket.rep());
-    let streams = HostUdpSocket::stream(&mut host.sockets(), socket, remote).await?;
-    let local = HostUdpSocket::local_address(&mut host.sockets(), same)?;
-    host.datagram_ports.insert(streams.0.rep(), SocketAddr::from(local).port());
+    let same = || Resource::new_borrow(socket.rep());
+    let local = HostUdpSocket::local_address(&mut host.sockets(), same()).map(SocketAddr::from);
+    // before it is connected: the kernel then says an address of its own choice
+    if let Ok(local) = local {
+        host.sandbox.network.hears(local);
+    }
+    let streams = HostUdpSocket::stream(&mut host.sockets(), same(), remote).await?;
+    let local = HostUdpSocket::local_address(&mut host.sockets(), same())?;
+    let port = host.sandbox.network.shown(local.into(), Transport::Udp).port();
+    host.datagram_ports.insert(streams.0.rep(), port);
     Ok(streams)
 }
 
@@ -316,17 +371,12 @@ fn code_p3<T>(host: &mut Host, made: io::Result<Result<T, SocketError>>) -> Resu
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Protocol {
-    Tcp,
-    Udp,
-}
-
-fn bound(host: &Host, address: IpSocketAddress, protocol: Protocol) -> Result<IpSocketAddress, Foreign> {
+fn bound(host: &Host, address: IpSocketAddress, transport: Transport) -> Result<IpSocketAddress, Foreign> {
     if host.sandbox.network.namespace().is_some() {
         return Ok(address);
     }
-    bind_address(address.into(), host.sandbox.network.address(), protocol).map(IpSocketAddress::from)
+    let network = &host.sandbox.network;
+    bind_address(address.into(), network.address(), transport).map(|address| network.bound(address).into())
 }
 
 /// The address does not belong to the pod.
@@ -334,9 +384,9 @@ fn bound(host: &Host, address: IpSocketAddress, protocol: Protocol) -> Result<Ip
 struct Foreign;
 
 /// Where a socket of the pod really binds.
-fn bind_address(wanted: SocketAddr, pod: IpAddr, protocol: Protocol) -> Result<SocketAddr, Foreign> {
+fn bind_address(wanted: SocketAddr, pod: IpAddr, transport: Transport) -> Result<SocketAddr, Foreign> {
     // A datagram socket that only sends: left to the kernel, which knows the right source address for each way.
-    if protocol == Protocol::Udp && wanted.ip().is_unspecified() && wanted.port() == 0 {
+    if transport == Transport::Udp && wanted.ip().is_unspecified() && wanted.port() == 0 {
         return Ok(wanted);
     }
     let ours = wanted.ip().is_unspecified() || is_localhost(wanted.ip()) || wanted.ip() == pod;
@@ -346,13 +396,13 @@ fn bind_address(wanted: SocketAddr, pod: IpAddr, protocol: Protocol) -> Result<S
     }
 }
 
-fn routed(host: &Host, address: IpSocketAddress) -> IpSocketAddress {
+fn routed(host: &Host, address: IpSocketAddress, transport: Transport) -> IpSocketAddress {
     let network = &host.sandbox.network;
     let wanted = match network.namespace() {
         Some(_) => address.into(),
         None => pod_address(address.into(), network.address()),
     };
-    network.route(wanted).into()
+    network.route(wanted, transport).into()
 }
 
 /// A pod's localhost is its own address, so that its containers find each other and nothing of the node's.
@@ -373,6 +423,16 @@ pub(super) fn is_allowed(address: SocketAddr, act: SocketAddrUse, pod: IpAddr) -
         SocketAddrUse::TcpListen => own,
         SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => own || !(open || is_localhost(address.ip())),
         SocketAddrUse::TcpAccept | SocketAddrUse::UdpReceive => true,
+    }
+}
+
+/// What the socket is that acts.
+pub(super) fn transport(act: SocketAddrUse) -> Transport {
+    match act {
+        SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::TcpConnect | SocketAddrUse::TcpAccept => {
+            Transport::Tcp
+        }
+        SocketAddrUse::UdpBind | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => Transport::Udp,
     }
 }
 
@@ -398,18 +458,18 @@ mod tests {
     #[test]
     fn a_pod_binds_nothing_but_its_address() {
         let pod: IpAddr = "10.42.0.7".parse().unwrap();
-        let bind = |wanted: &str, protocol| {
-            bind_address(wanted.parse().unwrap(), pod, protocol).map(|address| address.to_string())
+        let bind = |wanted: &str, transport| {
+            bind_address(wanted.parse().unwrap(), pod, transport).map(|address| address.to_string())
         };
         let own = Ok("10.42.0.7:80".to_owned());
         for wanted in ["0.0.0.0:80", "127.0.0.1:80", "10.42.0.7:80"] {
-            assert_eq!(bind(wanted, Protocol::Tcp), own, "{wanted}");
+            assert_eq!(bind(wanted, Transport::Tcp), own, "{wanted}");
         }
         for wanted in ["10.42.0.8:80", "192.168.1.1:80", "127.0.0.2:80", "[::]:80"] {
-            assert_eq!(bind(wanted, Protocol::Tcp), Err(Foreign), "{wanted}");
+            assert_eq!(bind(wanted, Transport::Tcp), Err(Foreign), "{wanted}");
         }
-        assert_eq!(bind("0.0.0.0:0", Protocol::Udp), Ok("0.0.0.0:0".to_owned()));
-        assert_eq!(bind("0.0.0.0:0", Protocol::Tcp), Ok("10.42.0.7:0".to_owned()));
+        assert_eq!(bind("0.0.0.0:0", Transport::Udp), Ok("0.0.0.0:0".to_owned()));
+        assert_eq!(bind("0.0.0.0:0", Transport::Tcp), Ok("10.42.0.7:0".to_owned()));
     }
 
     #[test]

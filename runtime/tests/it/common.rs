@@ -174,7 +174,7 @@ impl Network for TestNetwork {
         .boxed()
     }
 
-    fn route(&self, to: SocketAddr) -> SocketAddr {
+    fn route(&self, to: SocketAddr, _: runtime::Transport) -> SocketAddr {
         self.routes.get(&to).copied().unwrap_or(to)
     }
 

@@ -6,6 +6,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,15 +28,30 @@ impl Fleet {
     /// A privileged server, and so many agents that have joined and are ready; `None`, with a word why, where the tests
     /// may not make machines.
     pub fn launch(agents: u8) -> Option<Self> {
+        Self::launch_with(agents, false, Server::start_at_address)
+    }
+
+    /// The same with agents of an ordinary user.
+    pub fn launch_rootless_agents(agents: u8) -> Option<Self> {
+        Self::launch_with(agents, true, Server::start_at_address)
+    }
+
+    /// All of it as an ordinary user, the server included.
+    pub fn launch_rootless(agents: u8) -> Option<Self> {
+        Self::launch_with(agents, true, |_, address| Server::start_rootless_at(address))
+    }
+
+    fn launch_with(agents: u8, are_rootless: bool, start: impl Fn(Networks, Ipv4Addr) -> Server) -> Option<Self> {
         if !has_docker() {
             return None;
         }
         let networks = Networks::unused();
         let switch = Switch::make(networks.site);
-        let server = Server::start_at_address(networks, switch.host(MASTER));
+        let server = start(networks, switch.host(MASTER));
         let mut fleet = Self { agents: Vec::new(), cluster: Cluster::of(server), switch };
         for number in 0..agents {
             let mut agent = fleet.machine(&format!("agent-{number}"));
+            agent.is_rootless = are_rootless;
             agent.start();
             fleet.agents.push(agent);
         }
@@ -93,6 +109,8 @@ pub struct Agent {
     pub flags: Vec<String>,
     /// More of its environment.
     pub environment: Vec<(String, String)>,
+    /// It runs as an ordinary user.
+    pub is_rootless: bool,
     server: String,
     namespace: String,
     plug: String,
@@ -134,6 +152,7 @@ impl Agent {
             token: token.trim().to_owned(),
             flags: Vec::new(),
             environment: Vec::new(),
+            is_rootless: false,
             server: format!("https://{}:{}", switch.host(MASTER), server.api_port()),
             namespace,
             plug,
@@ -147,8 +166,13 @@ impl Agent {
     /// Starts the agent, on what its directory holds.
     pub fn start(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let process = Command::new("ip")
-            .args(["netns", "exec", &self.namespace, env!("CARGO_BIN_EXE_coracle"), "agent"])
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]);
+        if self.is_rootless {
+            command.args(ordinary_user(self.dir.path()));
+        }
+        let process = command
+            .args([env!("CARGO_BIN_EXE_coracle"), "agent"])
             .args(["--server", &self.server, "--node-name", &self.name])
             .args(["--node-ip", &self.address.to_string(), "--data-dir"])
             .arg(self.data_dir())
@@ -306,6 +330,17 @@ impl Drop for Switch {
         ip(&["link", "delete", &self.plug]);
         ip(&["netns", "delete", &self.namespace]);
     }
+}
+
+/// What makes the program named after it run as an ordinary user, who owns that directory: whoever the sources are of, or else
+/// nobody.
+pub fn ordinary_user(dir: &Path) -> Vec<String> {
+    const NOBODY: u32 = 65_534;
+    let owner = std::fs::metadata(root()).unwrap().uid();
+    let user = if owner == 0 { NOBODY } else { owner };
+    std::os::unix::fs::chown(dir, Some(user), Some(user)).unwrap();
+    let words = ["setpriv", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"];
+    words.map(str::to_owned).into_iter().chain([format!("--reuid={user}"), format!("--regid={user}")]).collect()
 }
 
 /// A name that no other test on this machine gives, short enough for an interface.

@@ -1,6 +1,7 @@
 //! A `coracle server` process with what it needs, and nothing left of it afterwards.
 
 use super::docker::{containers_of, docker, owner, remove_all_of};
+use super::fleet::ordinary_user;
 use super::{Busybox, PATIENCE, User, free_port, root};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub struct Server {
 enum Engine {
     /// None, and no privilege: it lives in loopback networks.
     Unprivileged,
+    /// The same as an ordinary user, and other machines reach it at that address.
+    Rootless(Ipv4Addr),
     /// The one of this machine, with the image of the tests.
     Shared { _busybox: Busybox },
     /// The one, if any, at that `DOCKER_HOST`.
@@ -56,6 +59,13 @@ impl Server {
     /// One that needs no privilege.
     pub fn start_loopback() -> Self {
         let server = Self::prepare(Networks::loopback(), Engine::Unprivileged);
+        server.run();
+        server
+    }
+
+    /// One of an ordinary user, which other machines reach at that address.
+    pub fn start_rootless_at(address: Ipv4Addr) -> Self {
+        let server = Self::prepare(Networks::loopback(), Engine::Rootless(address));
         server.run();
         server
     }
@@ -109,8 +119,19 @@ impl Server {
 
     fn try_run(&self) -> bool {
         let log = std::fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
-        let address = if self.is_privileged() { "0.0.0.0" } else { "127.0.0.1" };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_coracle"));
+        let address = if let Engine::Unprivileged = self.engine { "127.0.0.1" } else { "0.0.0.0" };
+        let mut words = Vec::new();
+        if let Engine::Rootless(_) = self.engine {
+            words = ordinary_user(self.dir.path());
+        }
+        words.push(env!("CARGO_BIN_EXE_coracle").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        if let Engine::Rootless(reached) = self.engine {
+            command.args(["server", "--tls-san", &reached.to_string()]);
+        } else {
+            command.arg("server");
+        }
         if let Engine::At(host) = &self.engine {
             command.env("DOCKER_HOST", host);
         }
@@ -118,7 +139,6 @@ impl Server {
             command.env("CORACLE_NODE_IP", address.to_string());
         }
         let process = command
-            .arg("server")
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--write-kubeconfig")
@@ -218,7 +238,7 @@ impl Server {
     }
 
     fn is_privileged(&self) -> bool {
-        !matches!(self.engine, Engine::Unprivileged)
+        !matches!(self.engine, Engine::Unprivileged | Engine::Rootless(_))
     }
 
     fn owner(&self) -> Option<String> {
