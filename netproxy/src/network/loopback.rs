@@ -110,6 +110,12 @@ impl Loopback {
         self.places.iter().any(|place| place.cluster.contains(address.to_canonical()))
     }
 
+    /// Whether an address is a Service's.
+    pub fn is_service(&self, address: IpAddr) -> bool {
+        let [_, services] = &self.places;
+        services.cluster.contains(address.to_canonical())
+    }
+
     fn moved(&self, address: SocketAddr, way: impl Fn(&Place) -> (Cidr, Cidr)) -> SocketAddr {
         let IpAddr::V4(ip) = address.ip().to_canonical() else { return address };
         let ways = self.places.iter().map(way);

@@ -304,7 +304,9 @@ impl Inner {
     /// A pod's or node's address that is not here.
     fn elsewhere(&self, to: SocketAddr) -> Option<SocketAddrV4> {
         let IpAddr::V4(address) = to.ip().to_canonical() else { return None };
-        let is_elsewhere = self.config.cluster.contains(address.into()) && !self.config.own.contains(address.into());
+        let StackConfig { cluster, own, loopback, .. } = &self.config;
+        let ip = IpAddr::V4(address);
+        let is_elsewhere = cluster.contains(ip) && !own.contains(ip) && !loopback.is_service(ip);
         is_elsewhere.then(|| SocketAddrV4::new(address, to.port()))
     }
 
