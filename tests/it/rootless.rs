@@ -82,6 +82,25 @@ fn all_reach_all(user: &User, nodes: &[&str]) {
     }
 }
 
+/// A policy lets one pod reach those of a node, and the other not, by TCP and by datagrams.
+fn policies_hold(user: &User, friend: &str, stranger: &str, node: &str) {
+    user.apply(&format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: friends}}\nspec: {{podSelector: \
+         {{matchExpressions: [{{key: app, operator: In, values: [ask-{node}, echo-{node}, web-{node}]}}]}}, \
+         ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {friend}}}}}}}]}}]}}\n"
+    ));
+    let places = [("at", "ask", 8000), ("at", "web", 80), ("udp", "echo", 53)];
+    let paths = places.map(|(verb, pod, port)| format!("/{verb}/{}:{port}/x", ip(user, &format!("{pod}-{node}"))));
+    for (asker, wanted) in [(stranger, "the neighbour does not answer"), (friend, "the neighbour says: ")] {
+        let way = way(user, asker);
+        for path in &paths {
+            let what = format!("{path}, with a policy, from {asker}: {wanted}");
+            until(&what, || asked(&way, path).starts_with(wanted).then_some(()));
+        }
+    }
+    user.kubectl(&["delete", "netpol", "friends"]);
+}
+
 fn network(user: &User, node: &str) -> String {
     user.field(&format!("node/{node}"), r"{.metadata.labels.coracle\.dev/network}")
 }
@@ -112,6 +131,8 @@ fn agents_of_an_ordinary_user_join_a_privileged_master() {
     assert_eq!(request(web, "pod", "/").unwrap().body, "hello\n");
     let nobody: SocketAddr = format!("{}:81", ip(&fleet, "web-agent-0")).parse().unwrap();
     assert_eq!(request(nobody, "pod", "/").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+
+    policies_hold(&fleet, "ask-agent-1", "ask-node", "agent-0");
 
     // cut off it serves on, and comes back without a restart
     let to = format!("/at/{}:8000/back", ip(&fleet, "ask-agent-0"));
