@@ -258,8 +258,9 @@ pub fn until<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     until_or(ask, || what.to_owned())
 }
 
+/// As [`until`], with more to say when it fails.
 #[track_caller]
-fn until_or<T>(mut ask: impl FnMut() -> Option<T>, what: impl Fn() -> String) -> T {
+pub fn until_or<T>(mut ask: impl FnMut() -> Option<T>, what: impl Fn() -> String) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {

@@ -15,10 +15,10 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use super::sockets::is_allowed;
 use crate::spec::{Network, Transport};
 
-/// Whoever was sent a datagram may answer for so long, as the kernel's tracking of connections has it.
-const ANSWERS: Duration = Duration::from_secs(180);
-/// Addresses whose answers are awaited; the oldest makes room.
-const AWAITED_MAX: usize = 4096;
+/// Datagrams pass both ways for so long after the last one, as the kernel's tracking of connections has it.
+const EXCHANGE: Duration = Duration::from_secs(180);
+/// Addresses with which datagrams are exchanged; the oldest makes room.
+const PARTNERS_MAX: usize = 4096;
 
 /// Judges what a container's sockets do.
 pub(super) struct Gate {
@@ -32,7 +32,7 @@ pub(super) struct Gate {
 struct Known {
     tcp: BTreeSet<u16>,
     udp: BTreeSet<u16>,
-    awaited: HashMap<SocketAddr, Instant>,
+    partners: HashMap<SocketAddr, Instant>,
 }
 
 impl Gate {
@@ -64,23 +64,29 @@ impl Gate {
         }
     }
 
-    /// Whether a connection, or a datagram that is no answer, may come to that very port.
+    /// Whether a connection, or a datagram, may come to that very port.
     pub(super) fn admits(&self, from: SocketAddr, port: u16, transport: Transport) -> bool {
-        !self.network.is_guarded()
-            || (transport == Transport::Udp && self.is_awaited(from))
-            || self.network.may_come(from.ip(), port, transport)
+        let is_datagram = transport == Transport::Udp;
+        let may = !self.network.is_guarded()
+            || (is_datagram && self.is_partner(from))
+            || self.network.may_come(from.ip(), port, transport);
+        // whoever asked is answered, also where nobody else may come to it
+        if may && is_datagram {
+            self.known().meet(from, Instant::now());
+        }
+        may
     }
 
     fn may_send(&self, to: SocketAddr) -> bool {
-        let may = self.network.may_reach(to, Transport::Udp);
+        let may = self.is_partner(to) || self.network.may_reach(to, Transport::Udp);
         if may && self.network.is_guarded() {
-            self.known().wait_for(to, Instant::now());
+            self.known().meet(to, Instant::now());
         }
         may
     }
 
     fn may_come(&self, from: SocketAddr, transport: Transport) -> bool {
-        if !self.network.is_guarded() || (transport == Transport::Udp && self.is_awaited(from)) {
+        if !self.network.is_guarded() || (transport == Transport::Udp && self.is_partner(from)) {
             return true;
         }
         let known = self.known();
@@ -92,8 +98,8 @@ impl Gate {
         if self.is_only { ports.iter().all(open) } else { ports.iter().any(open) }
     }
 
-    fn is_awaited(&self, from: SocketAddr) -> bool {
-        self.known().awaited.get(&from).is_some_and(|since| since.elapsed() < ANSWERS)
+    fn is_partner(&self, address: SocketAddr) -> bool {
+        self.known().partners.get(&address).is_some_and(|since| since.elapsed() < EXCHANGE)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -102,15 +108,15 @@ impl Gate {
 }
 
 impl Known {
-    fn wait_for(&mut self, to: SocketAddr, now: Instant) {
-        if self.awaited.len() >= AWAITED_MAX && !self.awaited.contains_key(&to) {
-            self.awaited.retain(|_, since| now.duration_since(*since) < ANSWERS);
-            let oldest = self.awaited.iter().min_by_key(|(_, since)| **since).map(|(address, _)| *address);
-            if let Some(oldest) = oldest.filter(|_| self.awaited.len() >= AWAITED_MAX) {
-                self.awaited.remove(&oldest);
+    fn meet(&mut self, address: SocketAddr, now: Instant) {
+        if self.partners.len() >= PARTNERS_MAX && !self.partners.contains_key(&address) {
+            self.partners.retain(|_, since| now.duration_since(*since) < EXCHANGE);
+            let oldest = self.partners.iter().min_by_key(|(_, since)| **since).map(|(address, _)| *address);
+            if let Some(oldest) = oldest.filter(|_| self.partners.len() >= PARTNERS_MAX) {
+                self.partners.remove(&oldest);
             }
         }
-        self.awaited.insert(to, now);
+        self.partners.insert(address, now);
     }
 }
 
@@ -174,6 +180,9 @@ mod tests {
                 && gate.admits(at("10.0.0.8:53"), 9, Transport::Udp)
         );
         assert!(!gate.allows(at("10.0.0.8:54"), SocketAddrUse::UdpReceive));
+        assert!(!gate.allows(at("192.0.2.1:9"), SocketAddrUse::UdpSend));
+        assert!(gate.admits(at("192.0.2.1:9"), 80, Transport::Udp));
+        assert!(gate.allows(at("192.0.2.1:9"), SocketAddrUse::UdpSend), "who asked is answered");
     }
 
     #[test]
@@ -191,13 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_awaited_is_bounded() {
+    fn partners_are_bounded() {
         let (mut known, start) = (Known::default(), Instant::now());
-        for number in 0..=AWAITED_MAX {
+        for number in 0..=PARTNERS_MAX {
             let port = u16::try_from(number).unwrap();
-            known.wait_for((Strict.address(), port).into(), start + Duration::from_millis(number as u64));
+            known.meet((Strict.address(), port).into(), start + Duration::from_millis(number as u64));
         }
-        assert_eq!(known.awaited.len(), AWAITED_MAX);
-        assert!(!known.awaited.contains_key(&(Strict.address(), 0).into()));
+        assert_eq!(known.partners.len(), PARTNERS_MAX);
+        assert!(!known.partners.contains_key(&(Strict.address(), 0).into()));
     }
 }
