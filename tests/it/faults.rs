@@ -1,7 +1,7 @@
 //! Faults: whatever dies, is missing or misbehaves ends in a clear state and event, and leaves nothing behind.
 
 use crate::docker::{container_id, inspect};
-use crate::harness::{Busybox, Cluster, Engine, Room, User, docker, has_docker, request, until};
+use crate::harness::{Busybox, Cluster, Engine, Room, User, docker, has_docker, request, until, until_or};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -346,10 +346,10 @@ fn lone(name: &str, container: &str) -> String {
 /// What the host holds of a cluster.
 #[derive(Debug, PartialEq)]
 struct Held {
-    containers: usize,
-    mounts: usize,
-    links: usize,
-    pod_folders: usize,
+    containers: Vec<String>,
+    mounts: Vec<String>,
+    links: Vec<String>,
+    pod_folders: Vec<String>,
 }
 
 #[test]
@@ -388,8 +388,8 @@ spec:
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=word=x"]);
     let server = cluster.server();
     let held = || Held {
-        containers: server.containers().len(),
-        mounts: server.mounts().len(),
+        containers: server.containers(),
+        mounts: server.mounts(),
         links: server.links(),
         pod_folders: server.pod_folders(),
     };
@@ -399,7 +399,10 @@ spec:
         cluster.apply(&pods);
         cluster.kubectl(&["wait", "pods", "--all", "--for=condition=Ready", "--timeout=100s"]);
         cluster.kubectl(&["delete", "pods", "--all"]);
-        until("nothing is held", || (held() == empty).then_some(()));
+        until_or(
+            || (held() == empty).then_some(()),
+            || format!("nothing is held: {:?}, at first {empty:?}\n{}", held(), server.log()),
+        );
         files.push(server.open_files());
     }
     // connections that are kept for a while come and go

@@ -13,8 +13,9 @@ use crate::container::guest::Guest;
 use crate::container::sandbox::Footing;
 use crate::container::{Stage, log_dir};
 use crate::probes::{Doors, Finding, Kind, Report};
-use crate::volumes::Volumes;
+use crate::volumes::{self, Volumes};
 use ::state::Object;
+use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use runtime::logs::LogFile;
@@ -34,6 +35,9 @@ const REPORTS_MAX: usize = 16;
 const FORCED_GRACE_SECONDS: i64 = 2;
 /// Longest time that a pod gets when the process ends, whatever its own grace period.
 const SHUTDOWN_GRACE_SECONDS: i64 = 5;
+/// The first and the longest rest between two tries to remove what a pod has left.
+const CLEAR_REST_MIN: Duration = Duration::from_millis(500);
+const CLEAR_REST_MAX: Duration = Duration::from_secs(60);
 
 /// What is known of a pod from before its worker.
 #[derive(Default)]
@@ -169,7 +173,7 @@ impl Worker {
             }
             self.advance();
         }
-        self.leave().await;
+        self.leave(&shutdown).await;
     }
 
     async fn next(&mut self, mail: &mut watch::Receiver<Mail>, shutdown: &CancellationToken) -> Event {
@@ -386,28 +390,39 @@ impl Worker {
         self.live.values().filter_map(|live| live.log.as_ref()).for_each(LogFile::close);
     }
 
-    /// The last thing a worker does.
-    async fn leave(mut self) {
+    /// The last thing a worker does, as often as it takes.
+    async fn leave(mut self, shutdown: &CancellationToken) {
         self.body.keeper.forget(&self.uid);
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
         self.body.guests.lock().retain(|(uid, _), _| *uid != self.uid);
-        if self.uses_docker
-            && let Some(docker) = &self.body.docker
-            && let Err(error) = docker.remove_pod(&self.uid).await
-        {
-            // found again and removed when the node next looks for what nobody knows
-            tracing::warn!(pod = %self.object.key(), %error, "containers not removed");
+        let mut rest = CLEAR_REST_MIN;
+        while let Err(error) = self.clear().await {
+            tracing::warn!(pod = %self.object.key(), %error, "pod not removed from the node");
+            // what stays behind is found and removed by the next agent
+            if shutdown.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
+                return;
+            }
+            rest = (rest * 2).min(CLEAR_REST_MAX);
         }
         if let Some(address) = self.owned.take() {
             self.body.ready.lock().remove(&address);
             self.body.pools.lock().release(address);
         }
+    }
+
+    /// Removes what Docker and the disk still have of the pod.
+    async fn clear(&self) -> anyhow::Result<()> {
+        if self.uses_docker
+            && let Some(docker) = &self.body.docker
+        {
+            docker.remove_pod(&self.uid).await.context("containers")?;
+        }
         let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());
-        // what stays behind is found and removed by the next agent
-        let _ = tokio::task::spawn_blocking(move || {
-            let _ = std::fs::remove_dir_all(pod_dir);
-            let _ = std::fs::remove_dir_all(log_dir);
+        tokio::task::spawn_blocking(move || {
+            volumes::teardown(&pod_dir)?;
+            volumes::remove::tree(&log_dir)
         })
-        .await;
+        .await?
+        .context("files")
     }
 }

@@ -213,18 +213,20 @@ impl Server {
         mounts_in(self.dir.path())
     }
 
-    /// How many network interfaces this host has on the node's bridge.
-    pub fn links(&self) -> usize {
-        let Some(owner) = self.owner() else { return 0 };
+    /// The network interfaces that this host has on the node's bridge.
+    pub fn links(&self) -> Vec<String> {
+        let Some(owner) = self.owner() else { return Vec::new() };
         let network = format!("coracle-{owner}");
         let format = "{{index .Options \"com.docker.network.bridge.name\"}}";
         let bridge = docker(&["network", "inspect", "--format", format, &network]);
-        ip(&["-oneline", "link", "show", "master", &bridge]).lines().count()
+        let listed = ip(&["-oneline", "link", "show", "master", &bridge]);
+        listed.lines().filter_map(|line| line.split(':').nth(1)).map(str::to_owned).collect()
     }
 
-    /// How many pods have a folder on the node.
-    pub fn pod_folders(&self) -> usize {
-        std::fs::read_dir(self.data_dir().join("agent/pods")).map_or(0, Iterator::count)
+    /// The names of the folders that pods have on the node.
+    pub fn pod_folders(&self) -> Vec<String> {
+        let folders = std::fs::read_dir(self.data_dir().join("agent/pods")).into_iter().flatten();
+        folders.map(|folder| folder.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// How many files, sockets and namespaces the process has open.
@@ -253,7 +255,8 @@ impl Server {
         self.dir.path().join("server.log")
     }
 
-    fn log(&self) -> String {
+    /// What it has said.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 }
