@@ -77,6 +77,9 @@ fn machines_join_and_pods_on_them_are_driven_from_afar() {
     let id = token.rsplit_once("::").unwrap().1.split([':', '.']).next().unwrap().to_owned();
     fleet.coracle(&["token", "delete", &id]);
     refused(fleet.machine("stranger"), Some(token), "nauthorized");
+    let token = fleet.coracle(&["token", "create", "--ttl", "1s"]).trim().to_owned();
+    std::thread::sleep(Duration::from_secs(2));
+    refused(fleet.machine("stranger"), Some(token), "nauthorized");
 
     // what joined comes back without a token
     let agent = &mut fleet.agents[2];

@@ -369,6 +369,113 @@ fn a_wrong_clock_on_a_node_does_no_harm() {
     }
 }
 
+#[test]
+fn a_node_that_does_not_hear_is_away_and_keeps_its_pods() {
+    let Some(mut fleet) = Fleet::launch(2) else { return };
+    fleet.apply(&(asker("deaf", "agent-0") + &asker("heard", "agent-1")));
+    let pods = ["deaf", "heard"];
+    for pod in pods {
+        fleet.wait(&format!("pod/{pod}"), "condition=Ready");
+    }
+    let (before, at) = (pods.map(|pod| identity(&fleet, pod)), address(&fleet, "deaf"));
+    fleet.agents[0].cable().set_ways(Weather::default(), Weather { lost: 100, ..Weather::default() });
+    fleet.wait("node/agent-0", "condition=Ready=Unknown");
+    assert!(answers(&fleet.agents[0], at), "it serves its own");
+    fleet.agents[0].cable().set(Weather::default());
+    fleet.ready(&fleet.agents[0]);
+    until("its pod is reached", || answers(&fleet.agents[1], at).then_some(()));
+    until("a log from there", || fleet.try_kubectl(&["logs", "deaf"]).contains("listening").then_some(()));
+    assert_eq!(pods.map(|pod| identity(&fleet, pod)), before);
+}
+
+/// What is done to a machine.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Cut,
+    Heal,
+    Kill,
+    Start,
+    Reboot,
+    Drain,
+    Uncordon,
+    Move,
+}
+
+#[test]
+fn a_service_outlives_whatever_befalls_its_machines() {
+    use Act::{Cut, Drain, Heal, Kill, Move, Reboot, Start, Uncordon};
+    const ACTS: [(usize, Act); 16] = [
+        (0, Cut),
+        (1, Drain),
+        (0, Kill),
+        (1, Move),
+        (0, Start),
+        (1, Uncordon),
+        (0, Heal),
+        (1, Kill),
+        (0, Drain),
+        (1, Move),
+        (1, Start),
+        (0, Reboot),
+        (0, Cut),
+        (0, Move),
+        (0, Uncordon),
+        (0, Heal),
+    ];
+    let Some(mut fleet) = Fleet::launch(3) else { return };
+    fleet.apply(
+        &(service("web", 8000, "TCP")
+            + "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 4\n  selector: {matchLabels: {app: web}}\n  \
+               template:\n    metadata: {labels: {app: web}}\n    spec:\n      terminationGracePeriodSeconds: 1\n      \
+               topologySpreadConstraints: [{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway, \
+               labelSelector: {matchLabels: {app: web}}}]\n      \
+               containers: [{name: main, image: PROBE, args: [http, \"8000\"]}]\n"),
+    );
+    fleet.wait("deployment/web", "condition=Available");
+    let web = virtual_address(&fleet, "web");
+    let untouched = fleet.field("pod", r#"{.items[?(@.spec.nodeName=="agent-2")].metadata.uid}"#);
+    for (step, (number, act)) in ACTS.into_iter().enumerate() {
+        let (agent, moved) = (&mut fleet.agents[number], 100 + u8::try_from(step).unwrap());
+        match act {
+            Cut => agent.cut(),
+            Heal => agent.heal(),
+            Kill => agent.kill(),
+            Start => agent.start(),
+            Reboot => agent.reboot(),
+            Move => agent.readdress(moved),
+            Drain => {
+                let name = agent.name.clone();
+                fleet.kubectl(&["drain", &name, "--ignore-daemonsets", "--timeout=100s"]);
+            }
+            Uncordon => {
+                let name = agent.name.clone();
+                fleet.kubectl(&["uncordon", &name]);
+            }
+        }
+        let mut in_a_row = 0;
+        until(&format!("the Service answers after step {step}, {act:?} of agent-{number}"), || {
+            in_a_row = if answers(&fleet.agents[2], web) { in_a_row + 1 } else { 0 };
+            (in_a_row == 10).then_some(())
+        });
+    }
+    for agent in &fleet.agents {
+        fleet.ready(agent);
+    }
+    fleet.wait("deployment/web", "condition=Available");
+    let pods = until("four pods, all ready", || {
+        let ready = fleet.field("pod", r#"{.items[*].status.conditions[?(@.type=="Ready")].status}"#);
+        (ready == "True True True True").then(|| fleet.field("pod", "{.items[*].metadata.uid}"))
+    });
+    assert!(!untouched.is_empty() && pods.contains(&untouched), "{untouched} of {pods}");
+    let at = fleet.field("pod", "{.items[*].status.podIP}");
+    for pod in at.split(' ') {
+        let to = format!("{pod}:8000").parse().unwrap();
+        for agent in &fleet.agents {
+            until(&format!("{} reaches {pod}", agent.name), || answers(agent, to).then_some(()));
+        }
+    }
+}
+
 /// A certificate of a node with its key, as PEM.
 fn certificate(node: &str, issuer: &Issuer<'_, KeyPair>, expired: bool) -> (String, String) {
     let mut params = CertificateParams::default();
