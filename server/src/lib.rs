@@ -46,6 +46,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use store::Store;
 use sync::master::Door;
 use sync::{Bulk, ClusterFacts, Identity, NodeEnd, tls};
@@ -55,6 +56,8 @@ use tokio_util::task::TaskTracker;
 
 /// The Kubernetes version whose wire this is.
 const GIT_VERSION: &str = concat!("v1.36.0+coracle.", env!("CARGO_PKG_VERSION"));
+/// How often the store is asked to give back memory.
+const REST_INTERVAL: Duration = Duration::from_secs(10);
 /// kube-apiserver's name for who holds the admin certificate.
 const ADMIN: (&str, &str) = ("system:admin", "system:masters");
 /// Who holds the cluster's own join token.
@@ -119,6 +122,7 @@ pub async fn start(config: ServerConfig) -> Result<Server> {
 
     let stop_minds = CancellationToken::new();
     let tasks = TaskTracker::new();
+    tasks.spawn(rest(store.clone(), stop_minds.clone()));
     let identities = Identities::new(store.clone());
     let mask = config.node_cidr_mask.unwrap_or_else(|| controllers::ipam::default_mask(config.cluster_cidr.1));
     let networks = PodNetworks { cluster: config.cluster_cidr, mask };
@@ -194,6 +198,13 @@ impl Server {
         let writer = self.writer;
         // the writer ends by itself now; a panic in it has been reported on its thread
         let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+    }
+}
+
+/// Lets the store give back memory from time to time, until shutdown.
+async fn rest(store: Store, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(REST_INTERVAL)).await.is_some() {
+        store.rest();
     }
 }
 

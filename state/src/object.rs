@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Why stored or received JSON is not the object it should be.
@@ -79,9 +80,11 @@ pub struct OwnerRef {
 pub struct Object {
     key: Key,
     revision: Revision,
-    meta: Meta,
+    meta: Arc<Meta>,
     json: Bytes,
     view: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
+    /// Whether the view was asked for since [`Object::rested`] last looked.
+    viewed: AtomicBool,
 }
 
 impl Object {
@@ -102,7 +105,11 @@ impl Object {
             return Err(DecodeError::Nameless);
         }
         let key = Key::new(resource, meta.namespace.as_deref().unwrap_or(""), &meta.name);
-        Ok(Self { key, revision, meta, json, view: OnceLock::new() })
+        Ok(Self::new(key, revision, Arc::new(meta), json))
+    }
+
+    fn new(key: Key, revision: Revision, meta: Arc<Meta>, json: Bytes) -> Self {
+        Self { key, revision, meta, json, view: OnceLock::new(), viewed: AtomicBool::new(false) }
     }
 
     /// Makes an object of a JSON value, writing `revision` into its `metadata.resourceVersion`.
@@ -115,7 +122,8 @@ impl Object {
         }
         let json =
             serde_json::to_vec(&value).map_err(|source| DecodeError::Json { what: resource.to_string(), source })?;
-        Self::decode(resource, revision, json.into())
+        // without the room that the vector grew for
+        Self::decode(resource, revision, json.into_boxed_slice().into())
     }
 
     /// Its name in the world.
@@ -152,6 +160,9 @@ impl Object {
         if !self.key.is::<T>() {
             return None;
         }
+        if !self.viewed.load(Ordering::Relaxed) {
+            self.viewed.store(true, Ordering::Relaxed);
+        }
         self.view
             .get_or_init(|| {
                 let typed: T = serde_json::from_slice(&self.json).ok()?;
@@ -159,6 +170,13 @@ impl Object {
             })
             .as_ref()?
             .downcast_ref()
+    }
+
+    /// The same object without its typed view, where it has one that nobody asked for since this was asked before: a view takes
+    /// several times the room of the JSON.
+    pub fn rested(&self) -> Option<Self> {
+        let is_idle = self.view.get().is_some() && !self.viewed.swap(false, Ordering::Relaxed);
+        is_idle.then(|| Self::new(self.key.clone(), self.revision, self.meta.clone(), self.json.clone()))
     }
 
     /// The managing controller, if there is one.

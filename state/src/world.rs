@@ -8,6 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use manifests::Resource;
 use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeMapSync};
 use serde::de::DeserializeOwned;
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -23,7 +26,12 @@ pub struct World {
     by_uid: HashTrieMapSync<String, Key>,
     by_owner: HashTrieMapSync<String, Keys>,
     by_node: HashTrieMapSync<String, Keys>,
+    /// Pods by each of their labels.
+    by_label: HashTrieMapSync<Label, Keys>,
 }
+
+/// A label of pods of a namespace: that, its key, its value.
+type Label = (Arc<str>, String, String);
 
 impl World {
     /// The last revision folded in.
@@ -102,6 +110,21 @@ impl World {
         self.of(self.by_node.get(node))
     }
 
+    /// The pods of a namespace that have all these labels, in no order; all of its pods when there are none.
+    pub fn pods_labelled<'a>(
+        &'a self,
+        namespace: &str,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        let namespace: Arc<str> = namespace.into();
+        let label = |(key, value): (&String, &String)| (namespace.clone(), key.clone(), value.clone());
+        let sets: Option<Vec<&Keys>> = labels.iter().map(|each| self.by_label.get(&label(each))).collect();
+        let rarest = sets.and_then(|sets| sets.into_iter().min_by_key(|keys| keys.size()));
+        let everything = labels.is_empty().then(|| self.all::<Pod>(Some(&namespace)));
+        let has_all = |pod: &&Arc<Object>| labels.iter().all(|(key, value)| pod.meta().labels.get(key) == Some(value));
+        everything.into_iter().flatten().chain(self.of(rarest).filter(has_all))
+    }
+
     fn of<'a>(&'a self, keys: Option<&'a Keys>) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
         keys.into_iter().flat_map(HashTrieSetSync::iter).filter_map(|key| self.get(key))
     }
@@ -122,19 +145,23 @@ impl World {
 
     /// Puts an object in place of what had its name; for filling a world from a listing.
     pub fn put(&mut self, object: Arc<Object>) {
-        self.remove(object.key());
-        self.index(&object);
-        let key = object.key();
-        let name = (key.namespace.clone(), key.name.clone());
-        let resource = key.resource.clone();
-        match self.shelves.get_mut(&resource) {
+        let key = object.key().clone();
+        let old = self.get(&key).cloned();
+        if !old.as_ref().is_some_and(|old| is_indexed_alike(old, &object)) {
+            if let Some(old) = old {
+                self.unindex(&old);
+            }
+            self.index(&object);
+        }
+        let name = (key.namespace, key.name);
+        match self.shelves.get_mut(&key.resource) {
             Some(shelf) => {
                 shelf.insert_mut(name, object);
             }
             None => {
                 let mut shelf = Shelf::new_sync();
                 shelf.insert_mut(name, object);
-                self.shelves.insert_mut(resource, shelf);
+                self.shelves.insert_mut(key.resource, shelf);
             }
         }
     }
@@ -151,14 +178,30 @@ impl World {
         }
     }
 
+    /// Drops the typed views that nobody asked for since this was asked before. They are decoded again when they are.
+    pub fn rest(&mut self) {
+        let resources: Vec<Resource> = self.shelves.keys().cloned().collect();
+        for resource in resources {
+            let Some(shelf) = self.shelves.get_mut(&resource) else { continue };
+            let rested: Vec<Object> = shelf.values().filter_map(|object| object.rested()).collect();
+            for object in rested {
+                let name = (object.key().namespace.clone(), object.key().name.clone());
+                shelf.insert_mut(name, Arc::new(object));
+            }
+        }
+    }
+
     fn index(&mut self, object: &Object) {
         let meta = object.meta();
         self.by_uid.insert_mut(meta.uid.clone(), object.key().clone());
         for owner in &meta.owner_references {
-            link(&mut self.by_owner, &owner.uid, object.key());
+            link(&mut self.by_owner, owner.uid.clone(), object.key());
         }
         if let Some(node) = node_of(object) {
-            link(&mut self.by_node, node, object.key());
+            link(&mut self.by_node, node.to_owned(), object.key());
+        }
+        for label in labels_of(object) {
+            link(&mut self.by_label, label, object.key());
         }
     }
 
@@ -171,7 +214,25 @@ impl World {
         if let Some(node) = node_of(object) {
             unlink(&mut self.by_node, node, object.key());
         }
+        for label in labels_of(object) {
+            unlink(&mut self.by_label, &label, object.key());
+        }
     }
+}
+
+/// Whether nothing differs that an index is made of.
+fn is_indexed_alike(old: &Object, new: &Object) -> bool {
+    let owners =
+        |object: &Object| object.meta().owner_references.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
+    old.meta().uid == new.meta().uid
+        && owners(old) == owners(new)
+        && node_of(old) == node_of(new)
+        && (!new.key().is::<Pod>() || old.meta().labels == new.meta().labels)
+}
+
+fn labels_of(object: &Object) -> impl Iterator<Item = Label> {
+    let labels = object.key().is::<Pod>().then(|| &object.meta().labels).into_iter().flatten();
+    labels.map(|(key, value)| (object.key().namespace.clone(), key.clone(), value.clone()))
 }
 
 fn node_of(object: &Object) -> Option<&str> {
@@ -179,21 +240,82 @@ fn node_of(object: &Object) -> Option<&str> {
     (!node.is_empty()).then_some(node)
 }
 
-fn link(index: &mut HashTrieMapSync<String, Keys>, to: &str, key: &Key) {
-    match index.get_mut(to) {
+fn link<K: Clone + Eq + Hash>(index: &mut HashTrieMapSync<K, Keys>, to: K, key: &Key) {
+    match index.get_mut(&to) {
         Some(keys) => keys.insert_mut(key.clone()),
         None => {
             let mut keys = Keys::new_sync();
             keys.insert_mut(key.clone());
-            index.insert_mut(to.to_owned(), keys);
+            index.insert_mut(to, keys);
         }
     }
 }
 
-fn unlink(index: &mut HashTrieMapSync<String, Keys>, from: &str, key: &Key) {
+fn unlink<K, Q>(index: &mut HashTrieMapSync<K, Keys>, from: &Q, key: &Key)
+where
+    K: Clone + Eq + Hash + Borrow<Q>,
+    Q: Eq + Hash + ?Sized,
+{
     let Some(keys) = index.get_mut(from) else { return };
     keys.remove_mut(key);
     if keys.is_empty() {
         index.remove_mut(from);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test says what is wrong by panicking
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(revision: u64, name: &str, labels: &[(&str, &str)]) -> Arc<Object> {
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let value = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels},
+            "spec": {"nodeName": "node", "containers": []},
+        });
+        Arc::new(Object::encode(Resource::of::<Pod>(), Revision(revision), value).unwrap())
+    }
+
+    #[test]
+    fn pods_are_found_by_the_labels_they_have_now() {
+        let mut world = World::default();
+        world.put(pod(1, "a", &[("app", "web"), ("track", "new")]));
+        world.put(pod(2, "b", &[("app", "web")]));
+        world.put(pod(3, "c", &[("app", "db")]));
+        let names = |world: &World, labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let mut names: Vec<_> =
+                world.pods_labelled("default", &labels).map(|pod| pod.key().name.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(names(&world, &[("app", "web")]), "a b");
+        assert_eq!(names(&world, &[("app", "web"), ("track", "new")]), "a");
+        assert_eq!(names(&world, &[("app", "db"), ("track", "new")]), "");
+        assert_eq!(names(&world, &[]), "a b c");
+        world.put(pod(4, "b", &[("app", "db")]));
+        world.remove(pod(0, "c", &[]).key());
+        assert_eq!(names(&world, &[("app", "web")]), "a");
+        assert_eq!(names(&world, &[("app", "db")]), "b");
+    }
+
+    #[test]
+    fn views_that_nobody_asks_for_are_dropped_and_come_again() {
+        let mut world = World::default();
+        world.put(pod(1, "a", &[]));
+        let key = pod(0, "a", &[]).key().clone();
+        let first = world.get(&key).unwrap().clone();
+        world.rest();
+        assert!(Arc::ptr_eq(&first, world.get(&key).unwrap()), "its view was made just now, for the index");
+        world.rest();
+        let rested = world.get(&key).unwrap().clone();
+        assert!(!Arc::ptr_eq(&first, &rested) && rested.rested().is_none());
+        assert_eq!((rested.revision(), rested.json()), (first.revision(), first.json()));
+        assert_eq!(rested.view::<Pod>(), first.view::<Pod>());
+        assert_eq!(world.pods_on("node").count(), 1);
+        world.put(pod(2, "a", &[]));
+        assert_eq!(world.pods_on("node").count(), 1);
     }
 }

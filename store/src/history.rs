@@ -64,6 +64,23 @@ impl History {
         self.head.send_modify(|head| head.revision = revision);
     }
 
+    /// Drops the typed views that nobody asked for since this was asked before.
+    pub(crate) fn rest(&self) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        for event in ring.events.values_mut() {
+            let rested = |object: &Arc<Object>| object.rested().map(Arc::new);
+            let (object, previous) = (rested(&event.object), event.previous.as_ref().and_then(rested));
+            if object.is_none() && previous.is_none() {
+                continue;
+            }
+            *event = Arc::new(Event {
+                object: object.unwrap_or_else(|| event.object.clone()),
+                previous: previous.or_else(|| event.previous.clone()),
+                ..**event
+            });
+        }
+    }
+
     /// Ends all watches.
     pub(crate) fn close(&self) {
         self.head.send_modify(|head| head.closed = true);

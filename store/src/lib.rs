@@ -111,6 +111,12 @@ impl Store {
         History::watch(&self.0, from)
     }
 
+    /// Gives back memory that typed views take which nobody asked for since this was asked before; to be asked now and then.
+    pub fn rest(&self) {
+        // who is too busy for that rests another time
+        let _ = self.0.requests.try_send(Request::Rest);
+    }
+
     /// Ends the writer and all watches; commits that wait are answered [`CommitError::Closed`].
     pub async fn close(&self) {
         // an error means that the writer has ended already

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 /// What the writer is asked.
 pub(crate) enum Request {
     Commit { writes: Vec<Write>, reply: oneshot::Sender<Result<Vec<Event>, CommitError>> },
+    Rest,
     Close,
 }
 
@@ -45,6 +46,10 @@ impl Writer {
     /// Writes until [`crate::Store::close`]. Blocks.
     pub fn run(mut self) {
         while let Some(first) = self.inbox.blocking_recv() {
+            if matches!(first, Request::Rest) {
+                self.rest();
+                continue;
+            }
             let mut world = World::clone(&self.shared.world.load());
             let mut group = Vec::new();
             let mut closing = self.take(first, &mut world, &mut group);
@@ -61,9 +66,22 @@ impl Writer {
         }
     }
 
+    /// Drops what is decoded again when somebody needs it.
+    fn rest(&self) {
+        let mut world = World::clone(&self.shared.world.load());
+        world.rest();
+        self.shared.world.store(Arc::new(world));
+        self.shared.history.rest();
+    }
+
     /// Checks one request against the world so far; says whether it was the last.
     fn take(&self, request: Request, world: &mut World, group: &mut Vec<Passed>) -> bool {
-        let Request::Commit { writes, reply } = request else { return true };
+        let (writes, reply) = match request {
+            Request::Commit { writes, reply } => (writes, reply),
+            // not while there is work
+            Request::Rest => return false,
+            Request::Close => return true,
+        };
         let mut trial = world.clone();
         match writes.into_iter().map(|write| fold(&mut trial, write, &self.limits)).collect() {
             Ok(events) => {

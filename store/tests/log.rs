@@ -250,3 +250,31 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn resting_changes_nothing_that_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let running = Running::open(dir.path(), limits());
+        let store = &running.store;
+        let mut watch = store.watch(Revision(0)).unwrap();
+        store.commit(vec![create("pods", "a", "1")]).await.unwrap();
+        let before = store.world();
+        for _ in 0..3 {
+            store.rest();
+        }
+        store.commit(vec![create("pods", "b", "1")]).await.unwrap();
+        let world = store.world();
+        let [old, new] = [&before, &world].map(|world| world.get(&key("pods", "a")).unwrap());
+        assert_eq!((old.revision(), old.json()), (new.revision(), new.json()));
+        for name in ["a", "b"] {
+            let event = watch.next().await.unwrap();
+            assert_eq!((&*event.key().name, event.change), (name, Change::Added));
+        }
+        assert_eq!(store.commit(vec![create("pods", "a", "2")]).await.unwrap_err().to_string(), {
+            let key = key("pods", "a");
+            CommitError::Exists { key }.to_string()
+        });
+        running.close().await;
+    });
+}

@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-/// Bytes that are made room for at once.
+/// Bytes that are made room for at once while much comes.
 const READ_BYTES: usize = 32 << 10;
-/// Less room than this is not worth a read.
+/// Bytes that are made room for else, since most streams are idle; less room is not worth a read.
 const READ_BYTES_MIN: usize = 4 << 10;
 
 /// The sending half of a stream. Dropped without [`Sender::finish`], it tells the other end that the stream broke off.
@@ -128,11 +128,13 @@ impl StreamError {
 pub(crate) struct Frames {
     stream: Receiver,
     buffer: BytesMut,
+    /// The last read filled all its room.
+    is_fast: bool,
 }
 
 impl Frames {
     pub(crate) fn new(stream: Receiver) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::new(), is_fast: false }
     }
 
     /// What has come and was not taken, and where more comes from.
@@ -147,12 +149,14 @@ impl Frames {
                 return Ok(frame);
             }
             // what was read stays in the buffer; it grows only by what has come, never by what was announced
-            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
-                self.buffer.reserve(READ_BYTES);
+            let mut room = self.buffer.capacity() - self.buffer.len();
+            if room < READ_BYTES_MIN {
+                self.buffer.reserve(if self.is_fast { READ_BYTES } else { READ_BYTES_MIN });
+                room = self.buffer.capacity() - self.buffer.len();
             }
             match self.stream.read_buf(&mut self.buffer).await {
                 Ok(0) => return Err(StreamError::Closed),
-                Ok(_) => {}
+                Ok(read) => self.is_fast = read == room,
                 Err(error) => return Err(StreamError::Broken(error)),
             }
         }

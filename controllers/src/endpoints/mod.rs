@@ -183,9 +183,10 @@ fn backends<'a>(
     world: &'a World,
     service: &Object,
     spec: &ServiceSpec,
-    selector: &BTreeMap<String, String>,
+    selector: &'a BTreeMap<String, String>,
 ) -> Vec<Backend<'a>> {
-    let pods = world.all::<Pod>(Some(&service.key().namespace)).filter(|pod| matches(selector, pod));
+    let mut pods: Vec<_> = world.pods_labelled(&service.key().namespace, selector).collect();
+    pods.sort_unstable_by(|a, b| a.key().name.cmp(&b.key().name));
     let backend = |pod: &'a std::sync::Arc<Object>| {
         let address = address(pod).filter(|_| !pods::is_finished(pod))?;
         let own = pod.view::<Pod>()?.spec.as_ref()?;
@@ -203,7 +204,7 @@ fn backends<'a>(
             hostname: own.hostname.as_deref().filter(|_| named),
         })
     };
-    pods.filter_map(backend).collect()
+    pods.into_iter().filter_map(backend).collect()
 }
 
 /// A Service's port on a pod; `None` when it is named and the pod has no port of that name.
