@@ -68,6 +68,9 @@ impl Controller for EndpointsOfServices {
             return Outcome { writes: mirror::reconcile(cx, key, !is_external), again_at: None };
         };
         let backends = backends(cx.world, &object, spec, selector);
+        if let Some(until) = slices::rests_until(cx, &object, spec, &backends) {
+            return Outcome { writes: Vec::new(), again_at: Some(until) };
+        }
         let mut writes: Vec<Write> = slices::reconcile(cx, &object, spec, &backends);
         writes.extend(mirror::reconcile(cx, key, false));
         writes.extend(legacy::reconcile(cx, &object, spec, &backends));

@@ -4,11 +4,12 @@
 
 use super::{Backend, Port, SERVICE_NAME, hints, labels};
 use crate::{Cx, ownership};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use serde_json::{Value, json};
 use state::{Key, Meta, Object, World, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +19,13 @@ pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// Kubernetes' bound of one slice.
 const ENDPOINTS_MAX: usize = 100;
+/// Annotation of a slice: when its endpoints last changed.
+const CHANGED_AT: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// A Service with fewer endpoints never rests.
+const RESTING_ENDPOINTS_MIN: usize = 20;
+/// How long a Service rests after a change for each of its endpoints, and at most: what one change costs grows with them.
+const REST_PER_ENDPOINT_MS: i64 = 3;
+const REST_MS_MAX: i64 = 1_000;
 
 /// Endpoints that may share slices: address family and ports.
 type Group = (&'static str, Vec<Port>);
@@ -25,6 +33,47 @@ type Group = (&'static str, Vec<Port>);
 /// Whether a slice is kept by this controller.
 pub(super) fn is_ours(meta: &Meta) -> bool {
     meta.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+}
+
+/// Until when changes of a Service may wait, if its endpoints changed just now and none of them has become worse: a pod that can
+/// be used a moment later harms nobody, and while hundreds start, each would be another change for every node.
+pub(super) fn rests_until(
+    cx: &Cx<'_>,
+    service: &Object,
+    spec: &ServiceSpec,
+    backends: &[Backend<'_>],
+) -> Option<Timestamp> {
+    let slices = ownership::children::<EndpointSlice>(cx.world, service);
+    let ours = || slices.iter().filter(|slice| is_ours(slice.meta()));
+    let changed_at =
+        ours().filter_map(|slice| slice.meta().annotations.get(CHANGED_AT)?.parse::<Timestamp>().ok()).max()?;
+    let count = ours().flat_map(|slice| endpoints(slice)).count();
+    let rest_ms = REST_PER_ENDPOINT_MS.saturating_mul(i64::try_from(count).ok()?).min(REST_MS_MAX);
+    let until = changed_at + SignedDuration::from_millis(rest_ms);
+    if count < RESTING_ENDPOINTS_MIN || !(changed_at..until).contains(&cx.now) {
+        return None;
+    }
+    let by_uid: HashMap<&str, &Backend<'_>> =
+        backends.iter().map(|backend| (backend.pod.meta().uid.as_str(), backend)).collect();
+    let is_as_good = |old: &Endpoint| {
+        let backend = by_uid.get(old.target_ref.as_ref()?.uid.as_deref()?)?;
+        let before = old.conditions.as_ref()?;
+        let is_same = old.addresses.iter().any(|address| address.parse() == Ok(backend.address))
+            && before.terminating == Some(backend.terminating)
+            && old.node_name.as_deref() == backend.node;
+        let is_worse = (before.ready == Some(true) && !is_ready(spec, backend))
+            || (before.serving == Some(true) && !backend.serving);
+        Some(is_same && !is_worse)
+    };
+    let groups: BTreeSet<Group> = backends.iter().map(group_of).collect();
+    let keeps = |slice: &Arc<Object>| {
+        groups.contains(&group(slice)) && endpoints(slice).all(|endpoint| is_as_good(endpoint) == Some(true))
+    };
+    ours().all(|slice| keeps(slice)).then_some(until)
+}
+
+fn endpoints(slice: &Object) -> impl Iterator<Item = &Endpoint> {
+    slice.view::<EndpointSlice>().into_iter().flat_map(|slice| slice.endpoints.iter().flatten())
 }
 
 /// Brings a Service's slices in line with its backends.
@@ -40,6 +89,7 @@ pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, b
         }
     }
     let labels = slice_labels(service, spec);
+    let changed_at = (backends.len() >= RESTING_ENDPOINTS_MIN).then(|| cx.now.to_string());
     let mut writes = Vec::new();
     for (group, endpoints) in wanted {
         let mut rest: Vec<Value> = endpoints.into_values().collect();
@@ -58,6 +108,9 @@ pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, b
             has_slice = true;
             value["metadata"]["labels"] = json!(labels);
             if *value != slice.value() {
+                if let Some(at) = &changed_at {
+                    crate::edit::annotate(value, CHANGED_AT, at);
+                }
                 writes.push(Write::update(slice, value.take()));
             }
         }
@@ -67,7 +120,11 @@ pub(super) fn reconcile(cx: &mut Cx<'_>, service: &Object, spec: &ServiceSpec, b
         }
         while !rest.is_empty() {
             let chunk = rest.drain(..rest.len().min(ENDPOINTS_MAX)).collect();
-            writes.push(create(cx, service, &labels, &group, chunk));
+            let mut write = create(cx, service, &labels, &group, chunk);
+            if let (Some(at), Some(value)) = (&changed_at, &mut write.value) {
+                crate::edit::annotate(value, CHANGED_AT, at);
+            }
+            writes.push(write);
         }
     }
     writes.extend(surplus.iter().map(|slice| Write::delete(slice)));
@@ -84,9 +141,7 @@ fn wanted(
     let mut groups: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
     let hints = hints::of(world, service, spec, backends, |backend| is_ready(spec, backend));
     for (backend, hints) in backends.iter().zip(hints) {
-        let mut ports = backend.ports.clone();
-        ports.sort();
-        let endpoints = groups.entry((family(backend.address), ports)).or_default();
+        let endpoints = groups.entry(group_of(backend)).or_default();
         endpoints.insert(backend.pod.meta().uid.clone(), endpoint(service, spec, backend, hints));
     }
     if groups.is_empty() {
@@ -95,6 +150,12 @@ fn wanted(
         groups.insert((if six { "IPv6" } else { "IPv4" }, Vec::new()), BTreeMap::new());
     }
     groups
+}
+
+fn group_of(backend: &Backend<'_>) -> Group {
+    let mut ports = backend.ports.clone();
+    ports.sort();
+    (family(backend.address), ports)
 }
 
 fn family(address: IpAddr) -> &'static str {

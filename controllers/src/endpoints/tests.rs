@@ -123,6 +123,31 @@ fn a_slice_holds_a_hundred_and_changes_alone() {
 }
 
 #[test]
+fn of_many_endpoints_new_ones_wait_a_little_and_lost_ones_do_not() {
+    let mut sandbox = Sandbox::new(vec![Box::new(EndpointsOfServices)]);
+    sandbox.apply(WORLD);
+    for number in 0..40 {
+        sandbox.apply(&pod(&format!("p{number:03}"), number, 80, true));
+    }
+    sandbox.settle();
+    let ready = |sandbox: &Sandbox| {
+        let slices = sandbox.values::<EndpointSlice>();
+        let endpoints = slices.iter().flat_map(|slice| slice["endpoints"].as_array().unwrap().clone());
+        endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count()
+    };
+    assert_eq!(ready(&sandbox), 40);
+    sandbox.apply(&pod("new", 99, 80, true)).settle();
+    assert_eq!(ready(&sandbox), 40, "it waits");
+    sandbox.pass(1);
+    assert_eq!(ready(&sandbox), 41);
+    sandbox.apply(&pod("newer", 98, 80, true)).settle();
+    assert_eq!(ready(&sandbox), 41);
+    sandbox.edit(&Key::of::<Pod>("default", "p007"), |pod| pod["status"]["conditions"][0]["status"] = "False".into());
+    sandbox.settle();
+    assert_eq!(ready(&sandbox), 41, "one is out and one is in at once");
+}
+
+#[test]
 fn an_endpoint_says_where_it_is_and_whether_it_is_published_early() {
     let mut sandbox = Sandbox::new(vec![Box::new(EndpointsOfServices)]);
     sandbox
