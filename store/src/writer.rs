@@ -29,7 +29,12 @@ pub struct Writer {
     /// Revisions of the durable events in the history, oldest first.
     window: VecDeque<Revision>,
     limits: Limits,
+    /// Events since the last rest.
+    unrested: usize,
 }
+
+/// After so many events the writer rests unasked: while many objects change, their views must not pile up.
+const UNRESTED_EVENTS_MAX: usize = 1_000;
 
 impl Writer {
     pub(crate) fn new(
@@ -40,7 +45,7 @@ impl Writer {
         window: VecDeque<Revision>,
         limits: Limits,
     ) -> Self {
-        Self { shared, inbox, log, superseded, window, limits }
+        Self { shared, inbox, log, superseded, window, limits, unrested: 0 }
     }
 
     /// Writes until [`crate::Store::close`]. Blocks.
@@ -60,6 +65,9 @@ impl Writer {
                 closing = self.take(next, &mut world, &mut group);
             }
             self.publish(world, group);
+            if self.unrested >= UNRESTED_EVENTS_MAX {
+                self.rest();
+            }
             if closing {
                 break;
             }
@@ -67,7 +75,8 @@ impl Writer {
     }
 
     /// Drops what is decoded again when somebody needs it.
-    fn rest(&self) {
+    fn rest(&mut self) {
+        self.unrested = 0;
         let mut world = World::clone(&self.shared.world.load());
         world.rest();
         self.shared.world.store(Arc::new(world));
@@ -110,6 +119,7 @@ impl Writer {
             }
             return;
         }
+        self.unrested += events.len();
         self.shared.world.store(Arc::new(world));
         self.shared.history.extend(events, head);
         for passed in group {

@@ -5,8 +5,9 @@
 use super::{Backend, Port, SERVICE_NAME, hints, labels};
 use crate::{Cx, ownership};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use manifests::Resource;
 use serde_json::{Value, json};
 use state::{Key, Meta, Object, World, Write};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,9 +24,9 @@ const ENDPOINTS_MAX: usize = 100;
 const CHANGED_AT: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// A Service with fewer endpoints never rests.
 const RESTING_ENDPOINTS_MIN: usize = 20;
-/// How long a Service rests after a change for each of its endpoints, and at most: what one change costs grows with them.
-const REST_PER_ENDPOINT_MS: i64 = 3;
-const REST_MS_MAX: i64 = 1_000;
+/// How long a Service rests after a change for each endpoint that each node is told of, and at most.
+const REST_PER_TELLING_US: i64 = 20;
+const REST_US_MAX: i64 = 3_000_000;
 
 /// Endpoints that may share slices: address family and ports.
 type Group = (&'static str, Vec<Port>);
@@ -48,8 +49,9 @@ pub(super) fn rests_until(
     let changed_at =
         ours().filter_map(|slice| slice.meta().annotations.get(CHANGED_AT)?.parse::<Timestamp>().ok()).max()?;
     let count = ours().flat_map(|slice| endpoints(slice)).count();
-    let rest_ms = REST_PER_ENDPOINT_MS.saturating_mul(i64::try_from(count).ok()?).min(REST_MS_MAX);
-    let until = changed_at + SignedDuration::from_millis(rest_ms);
+    let tellings = i64::try_from(count * cx.world.count(&Resource::of::<Node>()).max(1)).ok()?;
+    let rest_us = REST_PER_TELLING_US.saturating_mul(tellings).min(REST_US_MAX);
+    let until = changed_at + SignedDuration::from_micros(rest_us);
     if count < RESTING_ENDPOINTS_MIN || !(changed_at..until).contains(&cx.now) {
         return None;
     }
