@@ -7,10 +7,6 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// The C library's allocator keeps most of what a busy moment took: a master of hundreds of nodes had half as much memory again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A WebAssembly-native, Kubernetes-compatible orchestrator for small nodes.
 #[derive(Parser)]
 #[command(

@@ -5,6 +5,7 @@ mod agent;
 mod config_file;
 mod flags;
 mod images;
+mod memory;
 mod network;
 mod process;
 mod server;

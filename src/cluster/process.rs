@@ -5,6 +5,7 @@
 //! run on their own). A guest that spins takes time from its kind only; the kernel shares the cores among the three.
 
 use super::flags::NodeFlags;
+use super::memory;
 use super::network::Networks;
 use agent::{AgentConfig, MeshConfig, Taint};
 use anyhow::{Context, Result, bail, ensure};
@@ -37,7 +38,9 @@ impl Threads {
         let make = |name: &str, workers: usize| {
             Builder::new_multi_thread().worker_threads(workers).thread_name(name).enable_all().build()
         };
-        Ok(Self { control: make("control", 2)?, data: make("data", cores)?, commands: make("commands", cores)? })
+        let control = make("control", 2)?;
+        control.spawn(memory::keep());
+        Ok(Self { control, data: make("data", cores)?, commands: make("commands", cores)? })
     }
 }
 
