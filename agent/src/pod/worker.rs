@@ -12,6 +12,7 @@ use crate::body::{Body, Session};
 use crate::container::guest::Guest;
 use crate::container::sandbox::Footing;
 use crate::container::{Stage, log_dir};
+use crate::policy;
 use crate::probes::{Doors, Finding, Kind, Report};
 use crate::volumes::{self, Volumes};
 use ::state::Object;
@@ -393,6 +394,7 @@ impl Worker {
     /// The last thing a worker does, as often as it takes.
     async fn leave(mut self, shutdown: &CancellationToken) {
         self.body.keeper.forget(&self.uid);
+        policy::forget(&self.body, &self.uid);
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
         self.body.guests.lock().retain(|(uid, _), _| *uid != self.uid);
         let mut rest = CLEAR_REST_MIN;

@@ -113,6 +113,11 @@ pub fn compile_now(body: &Body) {
     body.proxy.set_policies(compile::table(&body.world(), &body.config.node_name, &given));
 }
 
+/// A pod is gone, and with it what its network was held open by.
+pub fn forget(body: &Body, uid: &str) {
+    body.policies.pods.lock().remove(uid);
+}
+
 fn forget_gone(body: &Body) {
     let world = body.world();
     body.policies.pods.lock().retain(|uid, _| world.by_uid(uid).is_some());
