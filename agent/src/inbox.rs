@@ -200,7 +200,12 @@ impl Inbox {
                 self.names.remove(&desk.name);
             }
             if self.replica.world.get(&desk.name).is_some_and(|object| object.meta().uid == uid) {
-                self.departed.insert(uid);
+                let was_gone = desk.mail.borrow().gone;
+                match was_gone {
+                    // the cluster has it again, since its master was restored while the worker cleared up
+                    true => self.tell(&BTreeSet::from([desk.name])),
+                    false => drop(self.departed.insert(uid)),
+                }
             }
         }
     }

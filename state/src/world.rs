@@ -147,7 +147,7 @@ impl World {
     pub fn put(&mut self, object: Arc<Object>) {
         let key = object.key().clone();
         let old = self.get(&key).cloned();
-        if !old.as_ref().is_some_and(|old| is_indexed_alike(old, &object)) {
+        if !old.as_ref().is_some_and(|old| self.is_indexed_as(old, &object)) {
             if let Some(old) = old {
                 self.unindex(&old);
             }
@@ -191,11 +191,23 @@ impl World {
         }
     }
 
+    /// Whether nothing differs that an index is made of.
+    fn is_indexed_as(&self, old: &Object, new: &Object) -> bool {
+        // the old one's view may have been dropped
+        let is_at_its_node = || match node_of(new) {
+            Some(node) => self.by_node.get(node).is_some_and(|keys| keys.contains(new.key())),
+            None => node_of(old).is_none(),
+        };
+        old.meta().uid == new.meta().uid
+            && owners_of(old).eq(owners_of(new))
+            && (!new.key().is::<Pod>() || (old.meta().labels == new.meta().labels && is_at_its_node()))
+    }
+
     fn index(&mut self, object: &Object) {
         let meta = object.meta();
         self.by_uid.insert_mut(meta.uid.clone(), object.key().clone());
-        for owner in &meta.owner_references {
-            link(&mut self.by_owner, owner.uid.clone(), object.key());
+        for owner in owners_of(object) {
+            link(&mut self.by_owner, owner.to_owned(), object.key());
         }
         if let Some(node) = node_of(object) {
             link(&mut self.by_node, node.to_owned(), object.key());
@@ -208,8 +220,8 @@ impl World {
     fn unindex(&mut self, object: &Object) {
         let meta = object.meta();
         self.by_uid.remove_mut(&meta.uid);
-        for owner in &meta.owner_references {
-            unlink(&mut self.by_owner, &owner.uid, object.key());
+        for owner in owners_of(object) {
+            unlink(&mut self.by_owner, owner, object.key());
         }
         if let Some(node) = node_of(object) {
             unlink(&mut self.by_node, node, object.key());
@@ -220,14 +232,8 @@ impl World {
     }
 }
 
-/// Whether nothing differs that an index is made of.
-fn is_indexed_alike(old: &Object, new: &Object) -> bool {
-    let owners =
-        |object: &Object| object.meta().owner_references.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
-    old.meta().uid == new.meta().uid
-        && owners(old) == owners(new)
-        && node_of(old) == node_of(new)
-        && (!new.key().is::<Pod>() || old.meta().labels == new.meta().labels)
+fn owners_of(object: &Object) -> impl Iterator<Item = &str> {
+    object.meta().owner_references.iter().map(|owner| owner.uid.as_str())
 }
 
 fn labels_of(object: &Object) -> impl Iterator<Item = Label> {

@@ -64,8 +64,10 @@ impl History {
         self.head.send_modify(|head| head.revision = revision);
     }
 
-    /// Drops the typed views that nobody asked for since this was asked before.
+    /// Drops typed views that nobody has asked for since the world rested.
     pub(crate) fn rest(&self) {
+        // freed when nobody waits for the ring
+        let mut replaced = Vec::new();
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         for event in ring.events.values_mut() {
             let rested = |object: &Arc<Object>| object.rested().map(Arc::new);
@@ -73,12 +75,14 @@ impl History {
             if object.is_none() && previous.is_none() {
                 continue;
             }
-            *event = Arc::new(Event {
+            let rested = Event {
                 object: object.unwrap_or_else(|| event.object.clone()),
                 previous: previous.or_else(|| event.previous.clone()),
                 ..**event
-            });
+            };
+            replaced.push(std::mem::replace(event, Arc::new(rested)));
         }
+        drop(ring);
     }
 
     /// Ends all watches.

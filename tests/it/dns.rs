@@ -9,8 +9,11 @@ const WORLD: &str = "---
 {apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {nodeSelector: {kubernetes.io/hostname: agent-0},
   terminationGracePeriodSeconds: 1, containers: [{name: main, image: PROBE, args: [http, '8000'], ports: [{containerPort: 8000}]}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: asker}, spec: {nodeSelector: {kubernetes.io/hostname: agent-0},
-  terminationGracePeriodSeconds: 1, containers: [{name: main, image: PROBE, args: [http, '8000'], ports: [{containerPort: 8000}]}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: asker, labels: {app: asker}}, spec: {nodeSelector: {kubernetes.io/hostname: agent-0},
+  terminationGracePeriodSeconds: 1, containers: [{name: main, image: PROBE, args: [http, '8000'], ports: [{containerPort: 8000}]},
+  {name: other, image: PROBE, args: [http, '8001']}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: asker}, spec: {selector: {app: asker}, ports: [{port: 80, targetPort: 8001}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: first, labels: {app: db}}, spec: {hostname: db-0, subdomain: db,
   nodeSelector: {kubernetes.io/hostname: node}, terminationGracePeriodSeconds: 1,
@@ -195,6 +198,15 @@ fn names_are_what_the_specification_says_on_every_node() {
     }
     let page = agent.within(|| request(to, "pod", "/at/nosuch.example:80/x").unwrap().body);
     assert!(page.contains("does not answer") && !page.contains("emporary"), "{page}");
+
+    // a pod reaches itself through a Service, but its own host name is its address and no Service's
+    let own = field("service/asker", "{.spec.clusterIP}");
+    for name in ["asker.default", &own] {
+        let page = agent.within(|| request(to, "pod", &format!("/at/{name}:80/x")).unwrap().body);
+        assert_eq!(page, "the neighbour says: wasm answers /x\n", "{name}");
+    }
+    let page = agent.within(|| request(to, "pod", "/at/asker:80/x").unwrap().body);
+    assert!(page.contains("does not answer") && page.contains("efused"), "{page}");
 
     // a headless Service's name goes with its last pod
     fleet.kubectl(&["delete", "pod", "first"]);

@@ -7,6 +7,7 @@ use crate::body::{Body, Session};
 use crate::container::guest::Guest;
 use crate::container::sandbox::{Footing, Sandbox};
 use crate::container::{Door, StartFailure, Started};
+use crate::policy;
 use crate::probes::{Target, run_hook};
 use crate::volumes::emptydir::Measured;
 use crate::volumes::{self, VolumeError, Volumes};
@@ -30,7 +31,7 @@ const DRAIN_SETTLE: Duration = Duration::from_millis(50);
 
 /// How long a sandbox may take to end.
 const SANDBOX_END_MAX: Duration = Duration::from_secs(10);
-/// Volumes that are still busy are tried again for so long; what stays is removed by the next sweep.
+/// Volumes that are still busy are tried again for so long; what stays goes with the pod.
 const SETTLE_RETRY_MAX: Duration = Duration::from_secs(4);
 /// How often volumes that have a limit are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(10);
@@ -151,6 +152,8 @@ pub(super) struct Settling {
 impl Settling {
     /// Dead containers stay for their logs until the pod itself goes.
     pub async fn run(self) -> Done {
+        // which holds its network open
+        policy::forget(&self.body, &self.uid);
         if let Some(sandbox) = self.sandbox {
             sandbox.guard.kill();
             if tokio::time::timeout(SANDBOX_END_MAX, sandbox.guard.exited()).await.is_err() {

@@ -12,7 +12,6 @@ use crate::body::{Body, Session};
 use crate::container::guest::Guest;
 use crate::container::sandbox::Footing;
 use crate::container::{Stage, log_dir};
-use crate::policy;
 use crate::probes::{Doors, Finding, Kind, Report};
 use crate::volumes::{self, Volumes};
 use ::state::Object;
@@ -394,12 +393,11 @@ impl Worker {
     /// The last thing a worker does, as often as it takes.
     async fn leave(mut self, shutdown: &CancellationToken) {
         self.body.keeper.forget(&self.uid);
-        policy::forget(&self.body, &self.uid);
         self.body.logs.lock().retain(|(uid, _), _| *uid != self.uid);
         self.body.guests.lock().retain(|(uid, _), _| *uid != self.uid);
         let mut rest = CLEAR_REST_MIN;
         while let Err(error) = self.clear().await {
-            tracing::warn!(pod = %self.object.key(), %error, "pod not removed from the node");
+            tracing::warn!(pod = %self.object.key(), error = format!("{error:#}"), "pod not removed from the node");
             // what stays behind is found and removed by the next agent
             if shutdown.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
                 return;
@@ -412,19 +410,19 @@ impl Worker {
         }
     }
 
-    /// Removes what Docker and the disk still have of the pod.
+    /// Removes what Docker and the disk still have of the pod, each also where the other cannot be.
     async fn clear(&self) -> anyhow::Result<()> {
-        if self.uses_docker
-            && let Some(docker) = &self.body.docker
-        {
-            docker.remove_pod(&self.uid).await.context("containers")?;
-        }
+        let containers = match &self.body.docker {
+            Some(docker) if self.uses_docker => docker.remove_pod(&self.uid).await.context("containers"),
+            _ => Ok(()),
+        };
         let (pod_dir, log_dir) = (self.pod_dir.clone(), self.log_dir.clone());
         tokio::task::spawn_blocking(move || {
             volumes::teardown(&pod_dir)?;
             volumes::remove::tree(&log_dir)
         })
         .await?
-        .context("files")
+        .context("files")?;
+        containers
     }
 }

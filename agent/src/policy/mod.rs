@@ -78,6 +78,7 @@ pub async fn admit(
     body.policies.pods.lock().insert(object.meta().uid.clone(), entry.clone());
     compile_now(body);
     let Some(fenced) = &entry.fenced else { return Ok(()) };
+    std::fs::create_dir_all(body.pod_dir(&object.meta().uid)).map_err(|error| error.to_string())?;
     set(body, &object.meta().uid, entry.address, fenced).await.map_err(|message| {
         tell(body, object, &message);
         format!("network policy: {message}")
@@ -113,7 +114,7 @@ pub fn compile_now(body: &Body) {
     body.proxy.set_policies(compile::table(&body.world(), &body.config.node_name, &given));
 }
 
-/// A pod is gone, and with it what its network was held open by.
+/// A pod has ended: no container of it will run again.
 pub fn forget(body: &Body, uid: &str) {
     body.policies.pods.lock().remove(uid);
 }
@@ -159,7 +160,8 @@ async fn set(body: &Body, uid: &str, address: IpAddr, fenced: &Fenced) -> Result
     }
     let (namespace, fence, mark) = (fenced.namespace.clone(), wanted.clone(), mark(body, uid));
     let work = move || {
-        mark.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&mark, ""))?;
+        // fails where the pod's directory is gone, with the pod
+        std::fs::write(&mark, "")?;
         namespace.run(|| fence.apply())
     };
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;

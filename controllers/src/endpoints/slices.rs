@@ -36,8 +36,8 @@ pub(super) fn is_ours(meta: &Meta) -> bool {
     meta.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
 }
 
-/// Until when changes of a Service may wait, if its endpoints changed just now and none of them has become worse: a pod that can
-/// be used a moment later harms nobody, and while hundreds start, each would be another change for every node.
+/// Until when changes of a Service may wait, if its endpoints changed just now, some can be used, and none has become worse: then
+/// another one a moment later harms nobody, and while hundreds start, each would be another change for every node.
 pub(super) fn rests_until(
     cx: &Cx<'_>,
     service: &Object,
@@ -71,7 +71,8 @@ pub(super) fn rests_until(
     let keeps = |slice: &Arc<Object>| {
         groups.contains(&group(slice)) && endpoints(slice).all(|endpoint| is_as_good(endpoint) == Some(true))
     };
-    ours().all(|slice| keeps(slice)).then_some(until)
+    let serves = |old: &Endpoint| old.conditions.as_ref().is_some_and(|before| before.ready == Some(true));
+    (ours().flat_map(|slice| endpoints(slice)).any(serves) && ours().all(|slice| keeps(slice))).then_some(until)
 }
 
 fn endpoints(slice: &Object) -> impl Iterator<Item = &Endpoint> {

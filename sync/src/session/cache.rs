@@ -2,9 +2,9 @@
 
 use crate::wire::{self, kind};
 use bytes::Bytes;
-use state::{Change, Event, Key, Object, Revision};
+use state::{Change, Event, Key, Revision};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 /// Frames that are kept.
 const FRAMES_MAX: usize = 1024;
@@ -19,7 +19,8 @@ pub(crate) struct EventCache(Mutex<Frames>);
 
 #[derive(Default)]
 struct Frames {
-    known: BTreeMap<Name, Vec<(Arc<Object>, Bytes)>>,
+    /// The JSON of each form, and its frame; not the object, whose typed view is large.
+    known: BTreeMap<Name, Vec<(Bytes, Bytes)>>,
     /// Oldest first; a name as often as it has forms.
     order: VecDeque<(Name, usize)>,
     bytes: usize,
@@ -36,12 +37,12 @@ impl EventCache {
             Change::Deleted => 2,
         };
         let name = (event.revision, event.key().clone(), change);
-        if let Some(frame) = self.lock().find(&name, &event.object) {
+        if let Some(frame) = self.lock().find(&name, event.object.json()) {
             return frame;
         }
         // encoded outside the lock: two nodes may both do it, which is harmless
         let frame = wire::encode(kind::EVENT, &wire::event(event));
-        self.lock().keep(name, event.object.clone(), frame.clone());
+        self.lock().keep(name, event.object.json().clone(), frame.clone());
         frame
     }
 
@@ -51,17 +52,15 @@ impl EventCache {
 }
 
 impl Frames {
-    fn find(&self, name: &Name, object: &Arc<Object>) -> Option<Bytes> {
+    fn find(&self, name: &Name, json: &Bytes) -> Option<Bytes> {
         let forms = self.known.get(name)?;
-        let same = |known: &Arc<Object>| {
-            Arc::ptr_eq(known, object) || (known.revision() == object.revision() && known.json() == object.json())
-        };
-        forms.iter().find(|(known, _)| same(known)).map(|(_, frame)| frame.clone())
+        let is_same = |known: &Bytes| (known.as_ptr() == json.as_ptr() && known.len() == json.len()) || known == json;
+        forms.iter().find(|(known, _)| is_same(known)).map(|(_, frame)| frame.clone())
     }
 
-    fn keep(&mut self, name: Name, object: Arc<Object>, frame: Bytes) {
-        let bytes = frame.len() + object.json().len();
-        if bytes > FRAMES_BYTES_MAX / 4 || self.find(&name, &object).is_some() {
+    fn keep(&mut self, name: Name, json: Bytes, frame: Bytes) {
+        let bytes = frame.len() + json.len();
+        if bytes > FRAMES_BYTES_MAX / 4 || self.find(&name, &json).is_some() {
             return;
         }
         let forms = self.known.entry(name.clone()).or_default();
@@ -70,7 +69,7 @@ impl Frames {
         }
         self.bytes += bytes;
         self.order.push_back((name, bytes));
-        forms.push((object, frame));
+        forms.push((json, frame));
         while self.order.len() > FRAMES_MAX || self.bytes > FRAMES_BYTES_MAX {
             let Some((oldest, bytes)) = self.order.pop_front() else { break };
             self.bytes -= bytes;
@@ -89,6 +88,8 @@ mod tests {
     use super::*;
     use manifests::Resource;
     use serde_json::json;
+    use state::Object;
+    use std::sync::Arc;
 
     fn event(revision: u64, label: &str) -> Event {
         let value = json!({"metadata": {"name": "a"}, "label": label});
@@ -114,8 +115,7 @@ mod tests {
         }
         let frames = cache.lock();
         assert_eq!((frames.order.len(), frames.known.len()), (FRAMES_MAX, FRAMES_MAX));
-        let kept: usize =
-            frames.known.values().flatten().map(|(object, frame)| object.json().len() + frame.len()).sum();
+        let kept: usize = frames.known.values().flatten().map(|(json, frame)| json.len() + frame.len()).sum();
         assert_eq!(kept, frames.bytes);
     }
 }
